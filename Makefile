@@ -1,0 +1,28 @@
+# make mine: the main job on the embedded demo.  make test: the tests.  Both make the environment first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+ARGS ?=
+
+.PHONY: mine test test-all check clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+mine: .venv/ready
+	$(PY) jobs/mine.py $(ARGS)
+
+test: .venv/ready
+	$(PY) -m pytest -m 'not slow' $(ARGS)
+
+test-all: .venv/ready
+	$(PY) -m pytest $(ARGS)
+
+check: .venv/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf .venv *.egg-info

@@ -1,0 +1,1 @@
+"""What ``jobs/bench.py`` runs, one file each."""

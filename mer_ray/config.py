@@ -1,0 +1,260 @@
+"""What a job can be told: frozen models, one per component, filled from a YAML file and ``key.sub=value`` overrides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mer_ray.errors import ConfigError
+from mer_ray.registry import explain
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "jobs" / "configs"
+
+T = TypeVar("T", bound="Section")
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PluginConfig(Section):
+    """A plug-in by name, with its own options."""
+
+    name: str = Field(description="file name of the plug-in in its kind's folder")
+    options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
+
+
+class RunConfig(Section):
+    dir: str = Field("runs/demo", description="run directory, local or s3://")
+
+
+class TablesConfig(Section):
+    dir: str | None = Field(None, description="where tables are kept, may be shared by runs; default <run.dir>/tables")
+
+
+class DemoConfig(Section):
+    """The embedded demo: synthetic talking faces."""
+
+    num_clips: int = Field(600, ge=30, description="clips to make")
+    seed: int | None = Field(None, description="seed of the clips; default: the job's seed")
+    dir: str | None = Field(None, description="where the clips are made; default <run.dir>/clips")
+
+
+class DataConfig(Section):
+    layout: Literal["demo", "manifest", "mertools"] = Field("demo", description="demo | manifest | mertools")
+    manifest: str | None = Field(None, description="CSV or Parquet manifest, local or s3://")
+    media_root: str | None = Field(None, description="folder that URIs are relative to; default the manifest's folder")
+    root: str | None = Field(None, description="folder of a MER2024/MERTools layout")
+    features: str | None = Field(None, description="folder of ready features, <encoder>.parquet or <encoder>.npz")
+    modalities: dict[str, str] = Field(default_factory=dict, description="modality of each ready feature by its name")
+    demo: DemoConfig = DemoConfig()
+
+
+class MediaConfig(Section):
+    """Limits probed before decoding."""
+
+    max_seconds: float = Field(300.0, gt=0, description="longest clip admitted, seconds")
+    max_bytes: int = Field(2 * 2**30, gt=0, description="largest file admitted")
+    max_pixels: int = Field(4096 * 4096, gt=0, description="largest frame admitted, width x height")
+    max_frames_per_second: float = Field(240.0, gt=0, description="highest frame rate admitted")
+    decode_seconds: float = Field(60.0, gt=0, description="time limit for decoding one clip")
+    decode_memory_bytes: int = Field(2 * 2**30, gt=0, description="memory limit of the decoder's process")
+
+
+class FacesConfig(Section):
+    enabled: bool = Field(True, description="find faces in videos")
+    detector: PluginConfig = Field(PluginConfig(name="haar"), description="face detector")
+    fps: float = Field(5.0, gt=0, le=60, description="frames per second of the face track")
+    size: int = Field(112, ge=32, le=512, description="side of the square crops, pixels")
+    max_frames: int = Field(150, ge=1, description="frames kept of a long clip, evenly spaced")
+
+
+class DenoiseConfig(Section):
+    enabled: bool = Field(False, description="separate noisy voices and keep what the recogniser understands better")
+    separator: PluginConfig = Field(PluginConfig(name="spectral"), description="source separator")
+    recogniser: PluginConfig = Field(PluginConfig(name="templates"), description="recogniser that judges the streams")
+    threshold: float = Field(0.1, ge=0, le=1, description="similarity gap above which a stream replaces the original")
+
+
+class TranscribeConfig(Section):
+    enabled: bool = Field(False, description="transcribe clips that have no text")
+    recogniser: PluginConfig = Field(PluginConfig(name="templates"), description="speech recogniser")
+    max_characters: int = Field(4000, ge=1, description="longer transcripts are truncated, and that is recorded")
+
+
+class EncoderConfig(Section):
+    plugin: str = Field(description="encoder plug-in")
+    options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
+    pooling: Literal["mean", "mean_std"] = Field("mean", description="frames to one vector: mean | mean_std")
+    batch_size: int = Field(16, ge=1, description="clips per batch and Parquet part")
+    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
+
+
+class FitConfig(Section):
+    """How one learner is fitted (P3 section 4.2, where it says)."""
+
+    folds: int = Field(5, ge=2, description="folds of the cross-validation; shrinks to what classes and speakers allow")
+    epochs: int = Field(40, ge=1, description="epochs of one fit; the learning rate falls to 0 over them by a cosine")
+    patience: int = Field(15, ge=1, description="epochs without a better inner score before stopping early")
+    inner_share: float = Field(
+        0.15, ge=0, lt=1, description="share of a fold's own training part that early stopping watches; 0: no stopping"
+    )
+    inner_least: int = Field(100, ge=1, description="fewer clips than this cannot rank epochs: the fit runs its length")
+    batch_size: int = Field(64, ge=1, description="clips per step")
+    learning_rate: float = Field(3e-3, gt=0, description="highest learning rate of Adam")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of each label spread over all classes")
+    hidden: int = Field(128, ge=1, description="width of the fusion")
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout in the fusion (P3: 0.3)")
+    modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is marked absent (P3: 0.3)")
+
+
+class LearnerConfig(Section):
+    name: str = Field(description="the learner's name, also of its folder", pattern=r"^[A-Za-z0-9_-]{1,60}$")
+    features: list[str] = Field(min_length=1, description="names of the features it reads")
+    fusion: PluginConfig = Field(PluginConfig(name="attention"), description="fusion model")
+    seed: int = Field(0, description="added to the job's seed")
+
+
+class MiningConfig(Section):
+    rounds: int = Field(5, ge=0, description="most rounds after round 0")
+    strategy: str = Field("vote", description="selection strategy: vote (P1) | topk (P3) | a plug-in of your own")
+    options: dict[str, Any] = Field(default_factory=dict, description="fields of the strategy's Config")
+    include_test: bool = Field(False, description="adopt test clips as pseudo-labelled too")
+    guard: bool = Field(True, description="stop when the out-of-fold WAF falls, and drop that round")
+    guard_tolerance: float = Field(0.02, ge=0, description="fall always put down to noise; one standard error is too")
+    on_failure: Literal["refuse", "quorum"] = Field("refuse", description="a failed learner: refuse the round | go on")
+
+
+class EvaluationConfig(Section):
+    ablations: bool = Field(False, description="also fit each modality alone and the shuffled-label control")
+
+
+class ReportConfig(Section):
+    faces: bool = Field(True, description="show face crops in the report")
+    title: str = Field("Multimodal emotion recognition", description="heading of the report")
+
+
+class SubmissionConfig(Section):
+    format: Literal["mer2024", "mer2023"] = Field(
+        "mer2024", description="mer2024: name,discrete | mer2023: also valence"
+    )
+    candidates: str | None = Field(None, description="CSV with a name column: the clips to submit, in its order")
+
+
+class RuntimeConfig(Section):
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of an embedded Ray; default all of this machine")
+    object_store_bytes: int = Field(400 * 2**20, ge=80 * 2**20, description="object store of an embedded Ray")
+    max_attempts: int = Field(2, ge=1, description="times a batch may kill its worker before it is halved")
+    clip_seconds: float = Field(60.0, gt=0, description="time limit per clip in a step")
+    stall_seconds: float = Field(900.0, gt=0, description="a step with no progress for this long fails")
+
+
+class MineConfig(Section):
+    """Everything ``jobs/mine.py`` can be told."""
+
+    run: RunConfig = RunConfig()
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    data: DataConfig = DataConfig()
+    labels: Literal["auto"] | str | list[str] = Field(
+        "auto", description="auto | mer2024 | mer2023 | sentiment | a list"
+    )
+    tables: TablesConfig = TablesConfig()
+    media: MediaConfig = MediaConfig()
+    faces: FacesConfig = FacesConfig()
+    denoise: DenoiseConfig = DenoiseConfig()
+    transcribe: TranscribeConfig = TranscribeConfig()
+    encoders: dict[str, EncoderConfig] = Field(default_factory=dict, description="features to extract, by name")
+    learners: Literal["auto"] | list[LearnerConfig] = Field("auto", description="auto: four different ones | a list")
+    fit: FitConfig = FitConfig()
+    mining: MiningConfig = MiningConfig()
+    ensemble: Literal["mode", "mean"] = Field("mode", description="mode with drop-last (P1) | mean of probabilities")
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
+    submission: SubmissionConfig = SubmissionConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    max_error_fraction: float = Field(
+        0.1, ge=0, le=1, description="quarantined share of the manifest that gives exit 3"
+    )
+
+
+def load(model: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file, apply ``key.sub=value`` overrides (values are YAML), and validate.
+
+    A relative ``file`` that does not exist where the user stands is looked for from the repository.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest one is named), or a bad value.
+    """
+    tree = _read(file) if file else {}
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, model, ""))) from error
+
+
+def digest(value: BaseModel | dict[str, Any] | list[Any]) -> str:
+    """Sixteen hex digits that change when any part of ``value`` changes.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every key of a config with its default and its meaning, for ``--help`` and the docs."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section) and inner is not PluginConfig:
+            yield from describe(inner, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = default.name if isinstance(default, PluginConfig) else default
+            yield f"{prefix}{name}", "" if field.is_required() else str(shown), field.description or ""
+
+
+def _read(file: str | Path) -> dict[str, Any]:
+    path = Path(file)
+    if not path.exists() and not path.is_absolute():
+        path = next((p for p in (REPOSITORY / path, CONFIGS / path) if p.exists()), path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        shipped = ", ".join(sorted(p.name for p in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"config file {file} does not exist; shipped ones in jobs/configs: {shipped}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {path} cannot be read as YAML: {error}") from error
+    if not isinstance(tree, dict | type(None)):
+        raise ConfigError(f"config file {path} must hold keys and values, not {type(tree).__name__}")
+    return tree or {}
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = tree.get(parent)
+        tree[parent] = dict(inner) if isinstance(inner, dict) else {}
+        tree = tree[parent]
+    tree[last] = value

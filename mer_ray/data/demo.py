@@ -1,0 +1,140 @@
+"""The embedded demo: a folder of synthetic talking-face clips with known emotions, made on the spot.
+
+``plan`` says what the clips are, ``make`` writes them as real mp4 files with a manifest. What only the demo knows (true
+labels of unlabeled clips, true noise, what is broken) goes apart to ``truth/truth.parquet``, which no training code
+reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import joblib
+import pyarrow as pa
+import pyarrow.parquet as pq
+from joblib.externals.loky import get_reusable_executor
+
+from mer_ray.config import digest
+from mer_ray.data.demo_plan import VERSION, Broken, DemoClip, plan
+from mer_ray.data.demo_render import clean_voice, write
+from mer_ray.types import Split
+
+__all__ = ["MANIFEST", "TRUTH", "Broken", "DemoClip", "clean_voice", "make", "plan"]
+
+MANIFEST = "manifest.csv"
+TRUTH = "truth/truth.parquet"
+COLUMNS = ("clip_id", "video", "text", "label", "split", "speaker")
+_CHUNK = 8
+
+Progress = Callable[[int, int], None]
+
+
+def make(root: Path, num_clips: int, seed: int, progress: Progress | None = None, workers: int = 2) -> Path:
+    """Make the demo's clips under ``root`` and return the manifest's path.
+
+    Clips that are there already are kept, so an interrupted call can be repeated; another ``seed`` or ``num_clips``
+    has its own clips. The manifest is written last. The same arguments give the same bytes.
+
+    Args:
+        root: the folder; made if missing.
+        num_clips: how many, broken ones included.
+        seed: of everything random.
+        progress: called with the clips finished and their total.
+        workers: most processes at a time; 1 makes the clips in this one.
+
+    Raises:
+        ValueError: see ``plan``.
+        OSError: the disk refuses.
+    """
+    clips = plan(num_clips, seed)
+    folder = Path("clips") / digest({"version": VERSION, "num_clips": num_clips, "seed": seed})[:8]
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    paths = {clip.clip_id: folder / f"{clip.clip_id}.mp4" for clip in clips}
+    missing = [clip for clip in clips if not (root / paths[clip.clip_id]).exists()]
+    done = len(clips) - len(missing)
+    for count in _write_all([(clip, root / paths[clip.clip_id]) for clip in missing], workers):
+        done += count
+        if progress:
+            progress(done, len(clips))
+    (root / TRUTH).parent.mkdir(exist_ok=True)
+    with _whole(root / TRUTH) as beside:
+        pq.write_table(truth_table(clips), beside)
+    with _whole(root / MANIFEST) as beside:
+        beside.write_text(_manifest(clips, paths), encoding="utf-8")
+    return root / MANIFEST
+
+
+def truth_table(clips: Sequence[DemoClip]) -> pa.Table:
+    """All that is known of the clips, one row each: for scoring and reports, never for training."""
+    return pa.table(
+        {
+            "clip_id": [clip.clip_id for clip in clips],
+            "split": [str(clip.split) for clip in clips],
+            "speaker": [_speaker(clip) for clip in clips],
+            "label": [clip.label for clip in clips],
+            "text": [" ".join(clip.words) for clip in clips],
+            "voice_emotion": [clip.voice.emotion for clip in clips],
+            "voice_intensity": [clip.voice.intensity for clip in clips],
+            "face_emotion": [clip.face.emotion for clip in clips],
+            "face_intensity": [clip.face.intensity for clip in clips],
+            "text_emotion": [clip.text.emotion for clip in clips],
+            "noise": pa.array([clip.noise and str(clip.noise) for clip in clips], pa.string()),
+            "snr_db": [clip.snr_db for clip in clips],
+            "broken": pa.array([clip.broken and str(clip.broken) for clip in clips], pa.string()),
+        }
+    )
+
+
+def _write_all(jobs: Sequence[tuple[DemoClip, Path]], workers: int) -> Iterator[int]:
+    """Write the clips in chunks over processes; yields how many each chunk had."""
+    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+    if workers == 1 or len(chunks) < 2:
+        yield from map(_write_chunk, chunks)
+        return
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        parallel = joblib.Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")
+        try:
+            yield from parallel(joblib.delayed(_write_chunk)(chunk) for chunk in chunks)
+        finally:
+            get_reusable_executor().shutdown(wait=True)
+
+
+def _write_chunk(jobs: Sequence[tuple[DemoClip, Path]]) -> int:
+    for clip, path in jobs:
+        write(clip, path)
+    return len(jobs)
+
+
+def _manifest(clips: Sequence[DemoClip], paths: dict[str, Path]) -> str:
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for clip in clips:
+        label = "" if clip.split is Split.UNLABELED else clip.label
+        writer.writerow((clip.clip_id, paths[clip.clip_id].as_posix(), _text(clip), label, clip.split, _speaker(clip)))
+    return lines.getvalue()
+
+
+def _text(clip: DemoClip) -> str:
+    blank = clip.broken in (Broken.BLANK_TEXT, Broken.NOTHING_LEFT) or not clip.text_given
+    return "" if blank else " ".join(clip.words)
+
+
+def _speaker(clip: DemoClip) -> str:
+    return f"s{clip.speaker:02d}"
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path to write beside ``path``, put in its place at the end."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

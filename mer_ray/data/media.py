@@ -1,0 +1,239 @@
+"""Media in and out: clips decoded in a process of their own, and the small formats that tables hold.
+
+Shapes: S samples, F frames.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import cv2
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from mer_ray.config import MediaConfig
+from mer_ray.data.containers import Limits, Probe
+from mer_ray.data.sandbox import receive, send
+from mer_ray.data.storage import Store
+from mer_ray.errors import ClipError, Reason, StorageError
+from mer_ray.types import SAMPLE_RATE_HZ
+
+_JPEG_QUALITY = 92
+_START_SECONDS = 120.0  # to start the child on a machine that is busy
+_CRASHES = 2  # a child may also be killed for its neighbours' sins, so the clip is tried once more
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")  # no credentials reach the child
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of one clip: ``images`` RGB uint8 (F, H, W, 3), ``times`` float32 (F,), seconds since the first frame."""
+
+    images: NDArray[np.uint8]
+    times: NDArray[np.float32]
+
+
+class Decoder:
+    """Decodes clips within ``media``'s limits, in one child process that is started on demand and whenever it has died.
+
+    Addresses are local paths or ``s3://``. Usable from several threads, one clip at a time. Pickles as its limits.
+
+    Raises (``probe``, ``audio``, ``frames``):
+        ClipError: the clip cannot be decoded; ``errors.Reason`` from ``missing_file`` to ``not_finite``.
+        StorageError: the bucket cannot be read; the clip is not to blame.
+    """
+
+    def __init__(self, media: MediaConfig) -> None:
+        self.media = media
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Decoder], tuple[MediaConfig]]:
+        return type(self), (self.media,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def probe(self, uri: str) -> Probe:
+        """What the file's headers say, once they are within the limits."""
+        value, _ = self._ask(uri, {"kind": "probe"})
+        return Probe(**(value or {}))
+
+    def audio(self, uri: str) -> NDArray[np.float32] | None:
+        """The audio track, float32 (S,), mono 16 kHz in [-1, 1]; None when the file has none."""
+        value, arrays = self._ask(uri, {"kind": "audio"})
+        return None if value is None else arrays[0]
+
+    def frames(self, uri: str, fps: float, max_frames: int) -> Frames | None:
+        """About ``fps`` frames a second, at most ``max_frames``, sides up to 640 pixels; None without video."""
+        value, arrays = self._ask(uri, {"kind": "frames", "fps": fps, "max_frames": max_frames})
+        return None if value is None else Frames(*arrays)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
+        return self._child.pid if self._child and self._child.poll() is None else None
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def _ask(self, uri: str, request: dict[str, Any]) -> tuple[dict[str, Any] | None, list[NDArray[Any]]]:
+        limits = Limits(self.media.max_seconds, self.media.max_pixels, self.media.max_frames_per_second)
+        with self._lock, local_copy(uri, self.media.max_bytes) as path:
+            full = {**request, "path": path, "limits": asdict(limits), "seconds": self.media.decode_seconds}
+            for attempt in range(_CRASHES):
+                try:
+                    message, arrays = self._exchange(full)
+                    break
+                except ClipError as error:
+                    if error.reason is not Reason.CRASHED or attempt + 1 == _CRASHES:
+                        raise
+        if "error" in message:
+            reason, detail = message["error"]
+            raise ClipError(Reason(reason), detail)
+        return message["value"], arrays
+
+    def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+        """One question and its answer; a child that is too slow is killed, and one that died is gone after this."""
+        child = self._child if self.pid is not None else None
+        if child is None:
+            child = self._start()
+        return self._timed(child, request, request["seconds"])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.close()
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-m", "mer_ray.data.sandbox", str(self.media.decode_memory_bytes)]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._timed(self._child, None, _START_SECONDS)
+        return self._child
+
+    def _timed(
+        self, child: subprocess.Popen[bytes], request: dict[str, Any] | None, seconds: float
+    ) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            if child.stdin is None or child.stdout is None:
+                raise EOFError("the child has no pipes")
+            if request is not None:
+                send(child.stdin, request, [])
+            return receive(child.stdout, self.media.decode_memory_bytes)
+        except (OSError, EOFError, ValueError) as error:
+            self.close()
+            if late.is_set():
+                raise ClipError(Reason.TIMEOUT, f"decoding took more than {seconds:g} s") from error
+            raise ClipError(Reason.CRASHED, f"the decoder's process died ({child.returncode}): {error}") from error
+        finally:
+            timer.cancel()
+
+
+@contextmanager
+def local_copy(uri: str, max_bytes: int) -> Iterator[str]:
+    """A local path of the file at ``uri``; an object of a bucket is fetched into a temporary file.
+
+    Raises:
+        ClipError: ``missing_file``, ``empty_file``, ``too_large``, ``unreadable``, ``forbidden_format`` (not plain).
+        StorageError: the bucket cannot be read.
+    """
+    scheme, separator, _ = uri.partition("://")
+    if not separator:
+        _check_size(uri, _local_size(uri), max_bytes)
+        yield uri
+        return
+    if scheme != "s3":
+        raise ClipError(Reason.FORBIDDEN_FORMAT, f"{uri}: only local paths and s3:// are read")
+    folder, _, name = uri.rpartition("/")
+    store = Store(folder)
+    try:
+        _check_size(uri, store.filesystem.size(store.path(name)), max_bytes)
+        data = store.read(name)
+    except FileNotFoundError as error:
+        raise ClipError(Reason.MISSING_FILE, f"{uri} does not exist") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {uri}: {error}") from error
+    with tempfile.NamedTemporaryFile(prefix="mer_ray-") as file:
+        file.write(data)
+        file.flush()
+        yield file.name
+
+
+def encode_flac(samples: NDArray[np.float32]) -> bytes:
+    """Mono 16 kHz float32 (S,) in [-1, 1] as 16-bit FLAC."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes) -> NDArray[np.float32]:
+    """What ``encode_flac`` wrote, float32 (S,).
+
+    Raises:
+        ClipError: ``unreadable``.
+    """
+    try:
+        samples, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise ClipError(Reason.UNREADABLE, f"stored audio: {error}") from error
+    return np.asarray(samples, np.float32)
+
+
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """RGB uint8 (H, W, 3) as JPEG, quality 92."""
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """A JPEG as RGB uint8 (H, W, 3).
+
+    Raises:
+        ClipError: ``unreadable``.
+    """
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if bgr is None:
+        raise ClipError(Reason.UNREADABLE, "stored picture: no JPEG")
+    return np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8, copy=False)
+
+
+def _local_size(path: str) -> int:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ClipError(Reason.MISSING_FILE, f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise ClipError(Reason.UNREADABLE, f"{path}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ClipError(Reason.FORBIDDEN_FORMAT, f"{path} is no plain file")
+    return status.st_size
+
+
+def _check_size(uri: str, num_bytes: int, max_bytes: int) -> None:
+    if num_bytes == 0:
+        raise ClipError(Reason.EMPTY_FILE, f"{uri} has 0 bytes")
+    if num_bytes > max_bytes:
+        raise ClipError(Reason.TOO_LARGE, f"{uri} has {num_bytes} bytes, the limit is {max_bytes}")

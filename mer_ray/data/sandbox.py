@@ -1,0 +1,119 @@
+"""The child process that decodes media, so that a file which breaks the decoder breaks nothing else.
+
+``python -m mer_ray.data.sandbox MEMORY_BYTES`` answers requests on its standard input until that is closed;
+``data.media`` is the other end. A message is its length (four bytes) and JSON; the arrays follow it as raw bytes.
+Nothing is pickled: a decoder taken over by a hostile file can answer nonsense, but cannot make the worker run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from dataclasses import asdict
+from typing import IO, Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.data.containers import Limits, decode_audio, decode_frames, opened
+from mer_ray.errors import ClipError, Reason
+
+_LENGTH = struct.Struct("<I")
+_MAX_MESSAGE_BYTES = 2**20
+_GRACE_SECONDS = 10.0  # the worker ends a slow child; this ends one whose worker is gone
+
+Answer = tuple[dict[str, Any] | None, list[NDArray[Any]]]
+
+
+def send(pipe: IO[bytes], message: dict[str, Any], arrays: list[NDArray[Any]]) -> None:
+    """Write a message and the arrays that belong to it."""
+    shapes = [[array.dtype.str, list(array.shape)] for array in arrays]
+    text = json.dumps({**message, "arrays": shapes}).encode()
+    pipe.write(_LENGTH.pack(len(text)))
+    pipe.write(text)
+    for array in arrays:
+        pipe.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes], max_bytes: int) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Read what ``send`` wrote.
+
+    Raises:
+        EOFError: the other end is gone.
+        ValueError: the message is malformed, or its arrays are larger than ``max_bytes``.
+    """
+    length = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))[0]
+    if length > _MAX_MESSAGE_BYTES:
+        raise ValueError(f"a message of {length} bytes")
+    message = json.loads(_exactly(pipe, length))
+    arrays = []
+    for code, shape in message.pop("arrays"):
+        array: NDArray[Any] = np.empty(0, np.dtype(code))
+        num_bytes = array.itemsize * int(np.prod(shape, dtype=object))
+        if array.dtype.kind not in "uif" or not 0 <= num_bytes <= max_bytes:
+            raise ValueError(f"the decoder answered with an array of {num_bytes} bytes")
+        arrays.append(np.frombuffer(_exactly(pipe, num_bytes), array.dtype).reshape(shape))
+    return message, arrays
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until the other end is closed."""
+    send(answers, {"ready": True}, [])
+    while True:
+        try:
+            request, _ = receive(requests, max_bytes=0)
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE_SECONDS)
+        try:
+            value, arrays = _answer(request)
+            message: dict[str, Any] = {"value": value}
+        except ClipError as error:
+            message, arrays = {"error": [error.reason, error.detail]}, []
+        except MemoryError:
+            message, arrays = {"error": [Reason.OUT_OF_MEMORY, "decoding takes more than decode_memory_bytes"]}, []
+        except (OSError, ValueError, av.FFmpegError) as error:
+            message, arrays = {"error": [Reason.UNREADABLE, str(error)]}, []
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(answers, message, arrays)
+
+
+def main() -> None:
+    """Limit this process, then serve; FFmpeg's own words go to the standard error stream, never among the answers."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory_bytes = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    serve(sys.stdin.buffer, answers)
+
+
+def _answer(request: dict[str, Any]) -> Answer:
+    limits = Limits(**request["limits"])
+    with open(request["path"], "rb") as file, opened(file, limits) as (container, probe):
+        if request["kind"] == "probe":
+            return asdict(probe), []
+        if request["kind"] == "audio":
+            samples = decode_audio(container, limits)
+            return (None, []) if samples is None else ({}, [samples])
+        found = decode_frames(container, limits, request["fps"], request["max_frames"])
+        return (None, []) if found is None else ({}, list(found))
+
+
+def _exactly(pipe: IO[bytes], num_bytes: int) -> bytes:
+    data = pipe.read(num_bytes)
+    if len(data) < num_bytes:
+        raise EOFError("the other end of the pipe is gone")
+    return data
+
+
+if __name__ == "__main__":
+    main()

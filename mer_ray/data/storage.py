@@ -1,0 +1,199 @@
+"""Folders of files, local or in S3, with the few atomic acts that tables and run directories are built on.
+
+Everything goes through fsspec. A write is whole or not there: a local file is written beside its place, flushed to the
+disk and linked or renamed; an object is put in one request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import posixpath
+import random
+import time
+import uuid
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+
+from mer_ray.errors import StorageError
+
+_ATTEMPTS = 6
+_FIRST_WAIT_SECONDS = 0.2
+_FINAL_ERRNOS = frozenset({errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG})
+
+T = TypeVar("T")
+
+
+class Store:
+    """One folder, local path or ``s3://bucket/prefix``. Names are relative, with ``/`` between their parts.
+
+    Pickles as its address, so that workers open their own connections.
+
+    Raises (every method):
+        StorageError: the storage refused for good, or still after several tries with growing waits.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.is_local = "://" not in root
+        self.root = str(Path(root).resolve()) if self.is_local else root.rstrip("/")
+
+    def __truediv__(self, name: str) -> Store:
+        """The folder ``name`` inside this one."""
+        return Store(posixpath.join(self.root, name))
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        """Pickle as the address."""
+        return type(self), (self.root,)
+
+    def __str__(self) -> str:
+        return self.root
+
+    @cached_property
+    def filesystem(self) -> Any:  # noqa: ANN401 - fsspec has no types
+        """The fsspec filesystem that holds the folder."""
+        return fsspec.core.url_to_fs(self.root)[0]
+
+    def path(self, name: str = "") -> str:
+        """The full path or address of ``name``."""
+        return posixpath.join(self.root, name) if name else self.root
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name is there."""
+        if self.is_local:
+            return os.path.exists(self.path(name))
+        return self._retry("look for", name, lambda: bool(self.filesystem.exists(self.path(name))))
+
+    def files(self, name: str = "") -> list[str]:
+        """Names of the files directly in folder ``name``, sorted; hidden ones and folders are left out."""
+        return [entry for entry, kind in self._entries(name) if kind == "file"]
+
+    def folders(self, name: str = "") -> list[str]:
+        """Names of the folders directly in folder ``name``, sorted."""
+        return [entry for entry, kind in self._entries(name) if kind == "directory"]
+
+    def details(self, name: str = "", deep: bool = False) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of each file in folder ``name``, by its name within it; ``deep``: at any depth."""
+
+        def details() -> dict[str, dict[str, Any]]:
+            folder = self.path(name)
+            self.filesystem.invalidate_cache(folder)
+            try:
+                listed = self.filesystem.find(folder, detail=True, **({} if deep else {"maxdepth": 1}))
+            except FileNotFoundError:
+                return {}
+            prefix = self.filesystem._strip_protocol(folder).rstrip("/") + "/"
+            return {path.removeprefix(prefix): info for path, info in listed.items() if info["type"] == "file"}
+
+        return self._retry("list", name, details)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self._retry("read", name, lambda: bytes(self.filesystem.cat_file(self.path(name))))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file whole, replacing one of the same name."""
+        if self.is_local:
+            self._retry("write", name, lambda: self._write_local(name, data, os.replace))
+        else:
+            self._retry("write", name, lambda: self.filesystem.pipe_file(self.path(name), data))
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Put a file whole unless the name is taken; of two at once exactly one gets True."""
+        if self.is_local:
+            return self._retry("write", name, lambda: self._write_local(name, data, os.link))
+        return self._retry("write", name, lambda: self._create_object(name, data))
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file or folder; ``to`` must not exist."""
+        if self.is_local:
+            self._retry("move", name, lambda: os.rename(self.path(name), self.path(to)))
+        else:
+            self._retry("move", name, lambda: self.filesystem.mv(self.path(name), self.path(to), recursive=True))
+
+    def move_aside(self, name: str, folder: str) -> str:
+        """Move a file or folder into ``folder`` under a free name, and return that; nothing is lost or overwritten."""
+        to = f"{folder}/{name}.{uuid.uuid4().hex[:8]}"
+        if self.is_local:
+            Path(self.path(folder)).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.move(name, to)
+        return to
+
+    def remove(self, name: str) -> None:
+        """Delete a file or folder; nothing happens when there is none."""
+
+        def remove() -> None:
+            try:
+                self.filesystem.rm(self.path(name), recursive=True)
+            except FileNotFoundError:
+                return
+
+        self._retry("delete", name, remove)
+
+    def _entries(self, name: str) -> list[tuple[str, str]]:
+        def entries() -> list[tuple[str, str]]:
+            try:
+                found = self.filesystem.ls(self.path(name), detail=True, refresh=True)
+            except FileNotFoundError:
+                return []
+            named = [(posixpath.basename(entry["name"].rstrip("/")), entry["type"]) for entry in found]
+            return sorted((entry, kind) for entry, kind in named if entry and not entry.startswith("."))
+
+        return self._retry("list", name, entries)
+
+    def _write_local(self, name: str, data: bytes, commit: Callable[[str, str], None]) -> bool:
+        final = Path(self.path(name))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        beside = final.parent / f".{final.name[:100]}.{uuid.uuid4().hex}"
+        try:
+            with beside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            commit(str(beside), str(final))
+        except FileExistsError:
+            return False
+        finally:
+            beside.unlink(missing_ok=True)
+        return True
+
+    def _create_object(self, name: str, data: bytes) -> bool:
+        try:
+            self.filesystem.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _retry(self, verb: str, name: str, act: Callable[[], T]) -> T:
+        wait = _FIRST_WAIT_SECONDS
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return act()
+            except FileNotFoundError:
+                raise
+            except (OSError, BotoCoreError) as error:
+                if attempt == _ATTEMPTS or _is_final(error):
+                    raise StorageError(
+                        f"cannot {verb} {self.path(name)}: {error}. What is committed stays; "
+                        "mend the storage and give the same command again"
+                    ) from error
+            time.sleep(wait * (1 + random.random()))
+            wait *= 2
+        raise AssertionError("unreachable")
+
+
+def _is_final(error: OSError | BotoCoreError) -> bool:
+    """Whether trying again cannot help: a full disk, a refusal, no credentials."""
+    if isinstance(error, OSError):
+        return error.errno in _FINAL_ERRNOS or isinstance(error, PermissionError)
+    return isinstance(error, NoCredentialsError)

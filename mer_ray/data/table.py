@@ -1,0 +1,218 @@
+"""The table of a step: a folder of immutable Parquet parts in which every clip is found exactly once.
+
+``<tables.dir>/<step>/<digest>/`` holds ``<hash of its rows' keys>.parquet`` parts. Beside them ``_table.json`` says
+what the digest stands for, ``_attempts/`` which batches are in flight, and ``_corrupt/`` keeps parts that were found
+altered. A row is known by its clip and its ``key``, the identity of its own input: a clip whose input changed has
+another key, and its old row is never read again. Two drivers that make the same row make parts that both stay; a
+reader takes the first by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mer_ray import __version__, config
+from mer_ray.data.storage import Store
+from mer_ray.errors import CorruptPartError
+
+KEY_FIELD = pa.field("key", pa.string(), nullable=False)
+_ROW_GROUP_BYTES = 4 * 2**20
+_MAX_ROWS_PER_GROUP = 512
+_READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RowRef:
+    """Where the row of one clip stands, and what became of it.
+
+    Attributes:
+        part: name of the part.
+        row: its place in the part.
+        present: whether the step made something of the clip.
+        error: why not, if it was an error; ``detail`` says more.
+    """
+
+    part: str
+    row: int
+    present: bool
+    error: str | None
+    detail: str | None
+
+
+def row_key(*identities: str) -> str:
+    """The key of a row made from inputs of these identities (URI with size and mtime, text, upstream keys).
+
+    >>> row_key("a", "b") == row_key("a", "b") != row_key("ab", "")
+    True
+    """
+    return hashlib.sha256("\0".join(identities).encode()).hexdigest()[:24]
+
+
+def part_name(clip_ids: Sequence[str], keys: Sequence[str]) -> str:
+    """The name of the part that holds exactly these rows, in whatever order they came."""
+    content = "\n".join(sorted(f"{clip_id}\0{key}" for clip_id, key in zip(clip_ids, keys, strict=True)))
+    return hashlib.sha256(content.encode()).hexdigest()[:32] + ".parquet"
+
+
+class Table:
+    """The rows of one step under one digest.
+
+    Args:
+        tables: the folder of all tables.
+        step: the step's name.
+        schema: the columns of a row without ``key`` (``Stage.schema``).
+        spec: JSON-able; everything that the rows depend on beside their own inputs.
+        reads: the tables it is made from.
+    """
+
+    def __init__(
+        self, tables: Store, step: str, schema: pa.Schema, spec: Mapping[str, Any], reads: Iterable[Table] = ()
+    ) -> None:
+        self.step = step
+        self.spec: dict[str, Any] = {"step": step, **spec, "reads": {table.step: table.digest for table in reads}}
+        self.digest: str = config.digest(self.spec)
+        self.schema = schema.insert(1, KEY_FIELD)
+        self.store = tables / f"{step}/{self.digest}"
+
+    def describe(self) -> None:
+        """Write ``_table.json``, unless it is there."""
+        text = json.dumps({**self.spec, "mer_ray": __version__}, indent=2, sort_keys=True, ensure_ascii=False)
+        if not self.store.exists("_table.json"):
+            self.store.put_if_absent("_table.json", text.encode())
+
+    def commit(self, rows: pa.Table, keys: Sequence[str], provenance: Mapping[str, str]) -> bool:
+        """Put the rows as one part; False when a part of the same rows was there already.
+
+        Args:
+            rows: in the step's schema, without ``key``.
+            keys: one per row.
+            provenance: model id, revision, dtype, pooling and the like, written into the part.
+        """
+        rows = rows.add_column(1, KEY_FIELD, pa.array(keys, pa.string())).cast(self.schema)
+        metadata = {**provenance, "step": self.step, "digest": self.digest, "mer_ray": __version__}
+        rows = rows.replace_schema_metadata({"mer_ray": json.dumps(metadata, sort_keys=True)})
+        name = part_name(rows["clip_id"].to_pylist(), list(keys))
+        return self.store.put_if_absent(name, _to_parquet(rows))
+
+    def holds(self, clip_ids: Sequence[str], keys: Sequence[str]) -> bool:
+        """Whether the part of exactly these rows is committed."""
+        return self.store.exists(part_name(clip_ids, keys))
+
+    def index(
+        self, keys: Mapping[str, str], on_corrupt: Callable[[str, str], None] = lambda part, why: None
+    ) -> dict[str, RowRef]:
+        """Where the row of each wanted clip stands; clips without a row are left out.
+
+        Every part is checked: on a local disk whole, by the checksum of each page; in S3 its footer and keys, the rest
+        being checked when it is read. A part that is truncated or altered is moved to ``_corrupt/``, so that its rows
+        are made again.
+
+        Args:
+            keys: the key of each wanted clip.
+            on_corrupt: told the part's name and what is wrong with it.
+        """
+        parts = [name for name in self.store.files() if name.endswith(".parquet")]
+        refs: dict[str, RowRef] = {}
+        with ThreadPoolExecutor(_READERS) as pool:
+            for part, rows in zip(parts, pool.map(self._read_keys, parts), strict=True):
+                if isinstance(rows, CorruptPartError):
+                    self.discard(part)
+                    on_corrupt(part, str(rows))
+                    continue
+                for row, entry in enumerate(zip(*rows.to_pydict().values(), strict=True)):
+                    clip_id, key, present, error, detail = entry
+                    if keys.get(clip_id) == key and clip_id not in refs:
+                        refs[clip_id] = RowRef(part, row, present, error, detail)
+        return refs
+
+    def take(self, refs: Sequence[RowRef | None], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows at ``refs``, in that order, as a table of ``columns`` (all by default); all null for a ``None``.
+
+        Raises:
+            CorruptPartError: a part is truncated or altered; it is moved aside, and the next run makes its rows again.
+        """
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        schema = pa.schema([field.with_nullable(True) for field in schema])
+        by_part: dict[str, list[int]] = {}
+        for place, ref in enumerate(refs):
+            if ref is not None:
+                by_part.setdefault(ref.part, []).append(place)
+        pieces, places = [], []
+        for part, part_places in by_part.items():
+            wanted = [ref.row for place in part_places if (ref := refs[place]) is not None]
+            pieces.append(self._read_rows(part, wanted, schema.names).cast(schema))
+            places.extend(part_places)
+        missing = [place for place, ref in enumerate(refs) if ref is None]
+        pieces.append(pa.table([pa.nulls(len(missing), field.type) for field in schema], schema=schema))
+        order = {place: row for row, place in enumerate([*places, *missing])}
+        return pa.concat_tables(pieces).take([order[place] for place in range(len(refs))])
+
+    def discard(self, part: str) -> None:
+        """Move a part out of the readers' sight, to ``_corrupt/``."""
+        self.store.move_aside(part, "_corrupt")
+
+    def _read_keys(self, part: str) -> pa.Table | CorruptPartError:
+        names = ["clip_id", "key", "present", "error", "detail"]
+        try:
+            with self._open(part) as file:
+                if not file.schema_arrow.equals(self.schema):
+                    return CorruptPartError(f"{self.store.path(part)}: its columns are not those of the step")
+                if self.store.is_local:
+                    for group in range(file.num_row_groups):
+                        file.read_row_group(group)
+                return file.read(names)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return CorruptPartError(f"{self.store.path(part)} is truncated or altered: {error}")
+
+    def _read_rows(self, part: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        try:
+            with self._open(part) as file:
+                bounds = [0]
+                for group in range(file.num_row_groups):
+                    bounds.append(bounds[-1] + file.metadata.row_group(group).num_rows)
+                groups = [
+                    g for g in range(file.num_row_groups) if any(bounds[g] <= row < bounds[g + 1] for row in rows)
+                ]
+                starts = {}
+                for group in groups:
+                    starts[group] = sum(bounds[g + 1] - bounds[g] for g in groups if g < group)
+                local = [
+                    starts[g] + row - bounds[g] for row in rows for g in groups if bounds[g] <= row < bounds[g + 1]
+                ]
+                return file.read_row_groups(groups, columns=list(columns)).take(local)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self.discard(part)
+            raise CorruptPartError(
+                f"{self.store.path(part)} is truncated or altered ({error}); it was moved to _corrupt/, "
+                "give the same command again and its rows are made anew"
+            ) from error
+
+    def _open(self, part: str) -> pq.ParquetFile:
+        path = self.store.path(part)
+        source = path if self.store.is_local else self.store.filesystem.open(path, "rb")
+        return pq.ParquetFile(source, memory_map=self.store.is_local, page_checksum_verification=True)
+
+
+def _to_parquet(rows: pa.Table) -> bytes:
+    """Parquet with a checksum per page and row groups small enough to read single clips."""
+    per_row = max(1, rows.nbytes // max(1, rows.num_rows))
+    group = max(1, min(_MAX_ROWS_PER_GROUP, _ROW_GROUP_BYTES // per_row))
+    sink = io.BytesIO()
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=group,
+        compression="zstd",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()

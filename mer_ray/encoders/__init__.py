@@ -1,0 +1,1 @@
+"""Feature encoders: one file per model family; see ``base``."""

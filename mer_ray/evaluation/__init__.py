@@ -1,0 +1,1 @@
+"""Scores, explanations and the report."""

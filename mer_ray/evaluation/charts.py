@@ -1,0 +1,244 @@
+"""Small charts as inline SVG that take their colours from the page's CSS, so that they follow light and dark.
+
+Classes used: ``s0 .. s9`` (colours of categories), ``s10`` (accent), ``s11`` (muted); ``axis``, ``grid``, ``tick``,
+``value``, ``name``, ``part``, ``track``, ``line``, ``dot``, ``hollow``, ``dashed``.
+
+All text is escaped by ElementTree. Every chart has a title and a description for screen readers. A chart is at most
+``WIDTH`` units wide, which is about a phone's width, so that its letters stay readable there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from markupsafe import Markup
+
+WIDTH = 440
+NUM_COLOURS = 10
+ACCENT, MUTED = 10, 11
+_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 14, 18, 34
+_BAR_PITCH = 30
+_NAME_WIDTH, _VALUE_WIDTH = 124, 108
+_LONGEST_NAME = 18
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a line chart: a value per x, None where there is none, in the colour of ``series``."""
+
+    name: str
+    values: Sequence[float | None]
+    series: int = ACCENT
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One horizontal bar: what it is called, how long it is, what is written beside it."""
+
+    name: str
+    value: float
+    text: str
+    series: int = ACCENT
+
+
+def line_chart(title: str, x_names: Sequence[str], lines: Sequence[Line], hollow: Sequence[bool] = ()) -> Markup:
+    """Lines over named x positions, values shown in per cent; ``hollow`` marks x positions whose points are open."""
+    height = 250
+    known = [value for line in lines for value in line.values if value is not None]
+    if not known:
+        return Markup()
+    ticks = nice_ticks(min(known), max(known))
+    x = _Scale(-0.35, max(len(x_names) - 0.65, 0.65), _LEFT, WIDTH - _RIGHT)
+    y = _Scale(ticks[0], ticks[-1], height - _BOTTOM, _TOP)
+    said = "; ".join(f"{line.name}: " + ", ".join(_percent(value) for value in line.values) for line in lines)
+    svg = _svg(title, said, height)
+    _grid(svg, ticks, y, [_percent(tick) for tick in ticks])
+    _x_names(svg, x_names, x, height)
+    for line in lines:
+        points = [(x(i), y(value), i) for i, value in enumerate(line.values) if value is not None]
+        style = f"s{line.series}"
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in points)
+        ET.SubElement(svg, "polyline", {"class": f"line {style}" + (" dashed" if line.dashed else ""), "points": path})
+        for px, py, i in points:
+            shape = "hollow" if i < len(hollow) and hollow[i] else "dot"
+            dot = ET.SubElement(svg, "circle", {"class": f"{shape} {style}"} | _places(cx=px, cy=py, r=4.5))
+            ET.SubElement(dot, "title").text = f"{line.name}, {x_names[i]}: {_percent(line.values[i])}"
+    return _markup(svg)
+
+
+def stacked_bars(title: str, x_names: Sequence[str], stacks: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
+    """One column per x, made of one part per name, the total written above."""
+    height = 250
+    totals = [sum(stack) for stack in stacks]
+    if not any(totals):
+        return Markup()
+    ticks = nice_ticks(0, max(totals))
+    x = _Scale(-0.5, len(stacks) - 0.5, _LEFT, WIDTH - _RIGHT)
+    y = _Scale(0, ticks[-1], height - _BOTTOM, _TOP)
+    said = "; ".join(
+        f"{x_name}: " + ", ".join(f"{name} {part}" for name, part in zip(names, stack, strict=True) if part)
+        for x_name, stack in zip(x_names, stacks, strict=True)
+    )
+    svg = _svg(title, said, height)
+    _grid(svg, ticks, y, [_compact(tick) for tick in ticks])
+    _x_names(svg, x_names, x, height)
+    width = min(54.0, 0.62 * (x(1) - x(0)))
+    for i, stack in enumerate(stacks):
+        below = 0
+        for series, part in enumerate(stack):
+            if part:
+                top = y(below + part)
+                box = _rect(svg, (x(i) - width / 2, top), (width, y(below) - top), f"part s{series}")
+                ET.SubElement(box, "title").text = f"{x_names[i]}, {names[series]}: {part}"
+                below += part
+        _text(svg, (x(i), y(below) - 5), f"{totals[i]:,}", "value", "middle")
+    return _markup(svg)
+
+
+def horizontal_bars(title: str, bars: Sequence[Bar], longest: float | None = None) -> Markup:
+    """One bar per row, its name at the left and its text at its end; ``longest`` is the value of a full bar."""
+    full = longest or max((bar.value for bar in bars), default=0.0) or 1.0
+    svg = _svg(title, "; ".join(f"{bar.name}: {bar.text}" for bar in bars), _BAR_PITCH * len(bars) + 4)
+    room = WIDTH - _NAME_WIDTH - _VALUE_WIDTH
+    for i, bar in enumerate(bars):
+        top = _BAR_PITCH * i + 4
+        middle = top + _BAR_PITCH / 2 + 1
+        length = max(room * min(max(bar.value, 0.0) / full, 1.0), 1.5)
+        name = _text(svg, (_NAME_WIDTH - 10, middle), _shorten(bar.name), "name", "end")
+        ET.SubElement(name, "title").text = bar.name
+        _rect(svg, (_NAME_WIDTH, top + 5), (room, _BAR_PITCH - 12), "track", radius=3)
+        _rect(svg, (_NAME_WIDTH, top + 5), (length, _BAR_PITCH - 12), f"part s{bar.series}", radius=3)
+        _text(svg, (WIDTH - _VALUE_WIDTH + 10, middle), bar.text, "value", "start")
+    return _markup(svg)
+
+
+def histogram(title: str, values: Sequence[float], unit: str, num_bins: int = 16) -> Markup:
+    """How many values fall where, with a line at zero when it is within."""
+    if not values:
+        return Markup()
+    height = 190
+    ticks = nice_ticks(min(values), max(values), num_ticks=6)
+    low, high = ticks[0], ticks[-1]
+    counts = [0] * num_bins
+    for value in values:
+        counts[min(int((value - low) / (high - low) * num_bins), num_bins - 1)] += 1
+    x = _Scale(low, high, _LEFT, WIDTH - _RIGHT)
+    y = _Scale(0, max(counts), height - _BOTTOM, _TOP)
+    svg = _svg(title, f"{len(values)} values from {min(values):.1f} to {max(values):.1f} {unit}", height)
+    step = (high - low) / num_bins
+    for i, count in enumerate(counts):
+        if count:
+            left = low + i * step
+            box = _rect(
+                svg,
+                (x(left) + 1, y(count)),
+                (x(left + step) - x(left) - 2, y(0) - y(count)),
+                f"part s{ACCENT}",
+                radius=2,
+            )
+            ET.SubElement(box, "title").text = f"{left:.1f} to {left + step:.1f} {unit}: {count}"
+    _line(svg, (_LEFT, y(0)), (WIDTH - _RIGHT, y(0)), "axis")
+    if low < 0 < high:
+        _line(svg, (x(0), _TOP - 6), (x(0), y(0)), "axis dashed")
+    for tick in ticks:
+        _text(
+            svg, (x(tick), height - 14), f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0", "tick", "middle"
+        )
+    _text(svg, (WIDTH - _RIGHT, _TOP - 6), unit, "tick", "end")
+    return _markup(svg)
+
+
+def nice_ticks(low: float, high: float, num_ticks: int = 5) -> list[float]:
+    """Round numbers, evenly spaced, that enclose ``low`` and ``high``.
+
+    >>> nice_ticks(0.613, 0.788)
+    [0.6, 0.65, 0.7, 0.75, 0.8]
+    >>> nice_ticks(0, 0)
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    if high <= low:
+        low, high = (0.0, high) if high > 0 else (low, low + 1.0)
+    raw = (high - low) / max(num_ticks - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A straight line from values to places on the page."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _svg(title: str, description: str, height: int) -> ET.Element:
+    return ET.Element(
+        "svg",
+        {
+            "viewBox": f"0 0 {WIDTH} {height}",
+            "role": "img",
+            "aria-label": f"{title}. {description}",
+            "xmlns": "http://www.w3.org/2000/svg",
+        },
+    )
+
+
+def _grid(svg: ET.Element, ticks: Sequence[float], y: _Scale, names: Sequence[str]) -> None:
+    for tick, name in zip(ticks, names, strict=True):
+        _line(svg, (_LEFT, y(tick)), (WIDTH - _RIGHT, y(tick)), "grid")
+        _text(svg, (_LEFT - 6, y(tick) + 4), name, "tick", "end")
+
+
+def _x_names(svg: ET.Element, names: Sequence[str], x: _Scale, height: int) -> None:
+    every = math.ceil(len(names) / 8)
+    for i, name in enumerate(names):
+        if i % every == 0 or i == len(names) - 1:
+            _text(svg, (x(i), height - 12), name, "tick", "middle")
+
+
+def _line(svg: ET.Element, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
+    ET.SubElement(svg, "line", {"class": style} | _places(x1=start[0], y1=start[1], x2=end[0], y2=end[1]))
+
+
+def _rect(
+    svg: ET.Element, corner: tuple[float, float], size: tuple[float, float], style: str, radius: float = 0
+) -> ET.Element:
+    places = _places(x=corner[0], y=corner[1], width=max(size[0], 0), height=max(size[1], 0), rx=radius)
+    return ET.SubElement(svg, "rect", {"class": style} | places)
+
+
+def _text(svg: ET.Element, at: tuple[float, float], text: str, style: str, anchor: str) -> ET.Element:
+    element = ET.SubElement(svg, "text", {"class": style, "text-anchor": anchor} | _places(x=at[0], y=at[1]))
+    element.text = text
+    return element
+
+
+def _places(**places: float) -> dict[str, str]:
+    return {name: f"{place:.1f}" for name, place in places.items()}
+
+
+def _markup(svg: ET.Element) -> Markup:
+    return Markup(ET.tostring(svg, encoding="unicode", short_empty_elements=False))
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f}".removesuffix(".0")
+
+
+def _compact(value: float) -> str:
+    return f"{value:g}" if value < 10_000 else f"{value / 1000:g}k"
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

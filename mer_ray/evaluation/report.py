@@ -1,0 +1,392 @@
+"""The report: one HTML file that a person enjoys reading, made from plain data.
+
+``render`` is pure and opens nothing but its own template. The page carries its pictures, needs no network, and says so
+to the browser (a content security policy that admits nothing from outside).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from mer_ray.evaluation import charts, explain
+from mer_ray.evaluation.charts import ACCENT, MUTED, Bar, Line
+from mer_ray.evaluation.metrics import Scores
+from mer_ray.types import SYNONYMS
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Clips of the run: manifest = predicted + quarantined; labelled, unlabelled and test are the manifest's splits."""
+
+    manifest: int
+    predicted: int
+    quarantined: int
+    labelled: int
+    unlabelled: int
+    test: int
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One round of mining.
+
+    Attributes:
+        round: 0 is the labelled data alone.
+        selected: clips adopted by this round's votes for the next round, by class.
+        precision: share of those that are right, where the truth is known.
+        oof_waf, test_waf: of the mean-probability ensemble; ``test_waf`` None where test clips have no labels.
+        kept: False when the guard dropped the round.
+        reason: why mining went on, stopped, or dropped the round.
+        learners: out-of-fold WAF of each learner.
+        precision_by_class: as ``precision``, by class.
+    """
+
+    round: int
+    selected: Mapping[str, int]
+    precision: float | None
+    oof_waf: float
+    test_waf: float | None
+    kept: bool
+    reason: str
+    learners: Mapping[str, float]
+    precision_by_class: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DenoiseReport:
+    """What denoising did.
+
+    Attributes:
+        noisy_before, noisy_after, clean_before, clean_after: median SI-SDR in dB; None where it is not known.
+        choices: how often each choice was made.
+        improvements: change of SI-SDR in dB of every noisy clip.
+    """
+
+    noisy_before: float | None
+    noisy_after: float | None
+    clean_before: float | None
+    clean_after: float | None
+    choices: Mapping[str, int]
+    improvements: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuarantineLine:
+    """How many clips lost a modality in one step for one reason, and some of them."""
+
+    step: str
+    reason: str
+    num_clips: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one learner says of a clip."""
+
+    learner: str
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ClipReport:
+    """One clip to look at.
+
+    Attributes:
+        group: why it is shown; the reader can filter by it ("adopted", "contested", "label in doubt" ...).
+        given_label: the label in the manifest of a labelled clip; ``true_label`` is for scoring only.
+        weights: share of each modality in the fusion, summing to 1.
+        without: how much the label's probability falls when a modality is hidden (``explain.leave_one_out``).
+        faces: JPEG files of up to four crops; empty when the report shows no faces.
+        round_adopted: the round whose votes adopted it, else None.
+    """
+
+    clip_id: str
+    group: str
+    label: str
+    confidence: float
+    true_label: str | None = None
+    given_label: str | None = None
+    votes: tuple[Vote, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    without: Mapping[str, float] = field(default_factory=dict)
+    transcript: str | None = None
+    faces: tuple[bytes, ...] = ()
+    round_adopted: int | None = None
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Wall time of one step, and the clips that it made; 0 when all were there already."""
+
+    step: str
+    seconds: float
+    num_clips: int
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report says. Plain data: no paths to read, no secrets.
+
+    Attributes:
+        when: the time of the run, as it is to be shown.
+        versions: of mer_ray, Python and the libraries that matter.
+        scored_on: what ``scores`` and ``groups`` were measured on.
+        scores: of the ensemble, its classes in the order of ``classes``; None when nothing can be scored.
+        pool: the ensemble's labels of the clips that had none, by class.
+        modalities: WAF of each modality alone at round 0; ``control`` is the WAF with shuffled pseudo-labels.
+        groups: clips and accuracy by speaker or another group (``explain.accuracy_by_group``).
+    """
+
+    title: str
+    seed: int
+    config_digest: str
+    when: str
+    versions: Mapping[str, str]
+    counts: Counts
+    classes: tuple[str, ...]
+    scored_on: Literal["test", "out-of-fold"]
+    scores: Scores | None
+    rounds: tuple[RoundReport, ...]
+    ensemble: str = "mode"
+    pool: Mapping[str, int] = field(default_factory=dict)
+    modalities: Mapping[str, float] = field(default_factory=dict)
+    control: float | None = None
+    groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    denoise: DenoiseReport | None = None
+    quarantine: tuple[QuarantineLine, ...] = ()
+    clips: tuple[ClipReport, ...] = ()
+    faces_shown: bool = True
+    timings: tuple[StepTime, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def render(data: ReportData) -> str:
+    """The report as the text of one HTML file. The same data gives the same text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mer_ray.evaluation", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(percent=_percent, points=_points, seconds=_seconds, data_uri=_data_uri, sha256=_sha256)
+    page = environment.get_template("report.html.j2").render(
+        data=data, view=_view(data), colours=class_colours(data.classes)
+    )
+    return page.lstrip().replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def class_colours(classes: tuple[str, ...]) -> dict[str, int]:
+    """A colour per class: the usual one for the emotions of the public sets, else one that is free.
+
+    >>> class_colours(("angry", "bored"))
+    {'angry': 1, 'bored': 0}
+    """
+    usual = {
+        name: _USUAL_COLOURS[meaning]
+        for name in classes
+        if (meaning := SYNONYMS.get(name.lower(), name.lower())) in _USUAL_COLOURS
+    }
+    free = [colour for colour in range(charts.NUM_COLOURS) if colour not in usual.values()] or [0]
+    others = [name for name in classes if name not in usual]
+    return {name: usual[name] if name in usual else free[others.index(name) % len(free)] for name in classes}
+
+
+_USUAL_COLOURS = {
+    "neutral": 0, "anger": 1, "happiness": 2, "sadness": 3, "worry": 4, "surprise": 5, "fear": 6, "disgust": 7,
+    "positive": 2, "negative": 3,
+}  # fmt: skip
+
+
+def _view(data: ReportData) -> dict[str, Any]:
+    """What the template needs beside the data: sentences, charts, tables."""
+    colours = class_colours(data.classes)
+    confusion = np.array(data.scores.confusion if data.scores else [[0]])
+    return {
+        "headline": _headline(data, int(confusion.sum())),
+        "num_scored": int(confusion.sum()),
+        "interval": explain.waf_interval(confusion),
+        "gain": _gain(data),
+        "num_adopted": _num_adopted(data),
+        "confusion_shares": confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1),
+        "clip_groups": list(dict.fromkeys(clip.group for clip in data.clips)),
+        "clip_labels": [name for name in data.classes if any(clip.label == name for clip in data.clips)],
+        "learners": list(dict.fromkeys(name for one in data.rounds for name in one.learners)),
+        "total_seconds": sum(step.seconds for step in data.timings),
+        "rounds_chart": _rounds_chart(data),
+        "adopted_chart": _adopted_chart(data, colours),
+        "modalities_chart": _modalities_chart(data),
+        "pool_chart": _pool_chart(data, colours),
+        "groups_chart": _groups_chart(data),
+        "denoise_chart": _denoise_chart(data),
+        "timings_chart": _timings_chart(data),
+    }
+
+
+def _baseline(data: ReportData) -> float | None:
+    """The WAF of round 0 on what the ensemble was scored on."""
+    if not data.rounds:
+        return None
+    return data.rounds[0].test_waf if data.scored_on == "test" else data.rounds[0].oof_waf
+
+
+def _gain(data: ReportData) -> float | None:
+    baseline = _baseline(data)
+    return None if baseline is None or data.scores is None else data.scores.waf - baseline
+
+
+def _num_adopted(data: ReportData) -> int:
+    """Clips adopted by votes that a kept round was trained on."""
+    return sum(
+        sum(one.selected.values()) for one, after in zip(data.rounds, data.rounds[1:], strict=False) if after.kept
+    )
+
+
+def _headline(data: ReportData, scored: int) -> str:
+    """What came out, in one or two sentences."""
+    counts = data.counts
+    labelled = f"{counts.predicted:,} of {counts.manifest:,} clips now have a label."
+    if data.scores is None:
+        return f"{labelled} No clip had a label to score them by."
+    baseline, gain, waf = _baseline(data), _gain(data), _percent(data.scores.waf)
+    where = f"{scored:,} test clips" if data.scored_on == "test" else f"{scored:,} labelled clips held out of training"
+    adopted = _num_adopted(data)
+    if baseline is None or gain is None or not adopted:
+        return f"{labelled} On {where}, the weighted F1 is {waf}, learnt from the labelled clips alone."
+    learnt = f"{adopted:,} clips that the learners agreed on"
+    if gain >= 0.0005:
+        return (
+            f"Learning from {learnt} raised the weighted F1 from {_percent(baseline)} to {waf} on {where}. {labelled}"
+        )
+    if gain <= -0.0005:
+        return (
+            f"Learning from {learnt} did not help: the weighted F1 went from {_percent(baseline)} to {waf} on {where}."
+        )
+    return f"Learning from {learnt} left the weighted F1 at {waf} on {where}. {labelled}"
+
+
+def _rounds_chart(data: ReportData) -> Markup:
+    if len(data.rounds) < 2:
+        return Markup()
+    has_test = any(one.test_waf is not None for one in data.rounds)
+    lines = [
+        Line("out of fold", [one.oof_waf for one in data.rounds], series=MUTED if has_test else ACCENT, dashed=has_test)
+    ]
+    if has_test:
+        lines.append(Line("test", [one.test_waf for one in data.rounds]))
+    return charts.line_chart(
+        "Weighted F1 by round, per cent",
+        [f"round {one.round}" for one in data.rounds],
+        lines,
+        hollow=[not one.kept for one in data.rounds],
+    )
+
+
+def _adopted_chart(data: ReportData, colours: Mapping[str, int]) -> Markup:
+    giving = [one for one in data.rounds if sum(one.selected.values())]
+    names: list[str] = [""] * charts.NUM_COLOURS
+    for name in data.classes:
+        names[colours[name]] = ", ".join(filter(None, [names[colours[name]], name]))
+    stacks = [[0] * charts.NUM_COLOURS for _ in giving]
+    for stack, one in zip(stacks, giving, strict=True):
+        for name, number in one.selected.items():
+            stack[colours[name]] += number
+    return charts.stacked_bars(
+        "Clips adopted after each round, by class", [f"after {one.round}" for one in giving], stacks, names
+    )
+
+
+def _modalities_chart(data: ReportData) -> Markup:
+    if not data.modalities:
+        return Markup()
+    baseline = _baseline(data)
+    figures = [(f"{name} alone", waf, MUTED) for name, waf in sorted(data.modalities.items(), key=lambda item: item[1])]
+    if baseline is not None:
+        figures.append(("all, round 0", baseline, ACCENT))
+    if data.control is not None:
+        figures.append(("shuffled control", data.control, MUTED))
+    if data.scores is not None:
+        figures.append(("all, after mining", data.scores.waf, ACCENT))
+    return charts.horizontal_bars(
+        "Weighted F1 of each modality alone and of all together, per cent",
+        [Bar(name, waf, _percent(waf), series) for name, waf, series in figures],
+        longest=1.0,
+    )
+
+
+def _pool_chart(data: ReportData, colours: Mapping[str, int]) -> Markup:
+    total = sum(data.pool.values())
+    if not total:
+        return Markup()
+    bars = [
+        Bar(
+            name,
+            data.pool.get(name, 0),
+            f"{data.pool.get(name, 0):,} · {data.pool.get(name, 0) / total:.0%}",
+            colours[name],
+        )
+        for name in data.classes
+    ]
+    return charts.horizontal_bars("Labels given to the clips that had none", bars)
+
+
+def _groups_chart(data: ReportData) -> Markup:
+    bars = [Bar(name, score, f"{_percent(score)} · {number} clips") for name, (number, score) in data.groups.items()]
+    return charts.horizontal_bars("Accuracy by speaker, per cent", bars, longest=1.0) if bars else Markup()
+
+
+def _denoise_chart(data: ReportData) -> Markup:
+    return (
+        charts.histogram("Change of SI-SDR of the noisy voices", data.denoise.improvements, "dB")
+        if data.denoise
+        else Markup()
+    )
+
+
+def _timings_chart(data: ReportData) -> Markup:
+    bars = []
+    for step in data.timings:
+        speed = f" · {step.num_clips / step.seconds:,.3g}/s" if step.num_clips and step.seconds > 0 else ""
+        bars.append(Bar(step.step, step.seconds, _seconds(step.seconds) + speed))
+    return charts.horizontal_bars("Time per step", bars) if bars else Markup()
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    """A difference in percentage points, with its sign."""
+    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _seconds(value: float) -> str:
+    """A duration in the unit a person would use.
+
+    >>> _seconds(0.25), _seconds(75), _seconds(7320)
+    ('0.2 s', '1 min 15 s', '2 h 2 min')
+    """
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _sha256(script: str) -> str:
+    """What a content security policy names an inline script by."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

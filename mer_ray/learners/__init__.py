@@ -1,0 +1,1 @@
+"""Fitting one learner over its folds, in memory."""

@@ -1,0 +1,70 @@
+"""What is learnt from: features of all clips, labels of some, and which clips may be adopted.
+
+Shapes: N clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.data.features import FeatureSet
+from mer_ray.errors import ShapeError
+from mer_ray.types import Split
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the mining loop reads. The truth of test clips and of the pool is not in it.
+
+    Attributes:
+        features: of all clips that are not quarantined.
+        labels: int64 (N,), class of the clips labelled for training, -1 for all others.
+        splits: of each clip.
+        speakers: of each clip, None where unknown.
+        class_names: the label space, in order.
+        pool: bool (N,), clips that may be adopted as pseudo-labelled: none of them labelled for training.
+        features_digest: changes when any feature of any clip does.
+        seed: the job's seed.
+    """
+
+    features: FeatureSet
+    labels: NDArray[np.int64]
+    splits: tuple[Split, ...]
+    speakers: tuple[str | None, ...]
+    class_names: tuple[str, ...]
+    pool: NDArray[np.bool_]
+    features_digest: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        lengths = {
+            "clips": len(self.features.clip_ids),
+            "labels": len(self.labels),
+            "splits": len(self.splits),
+            "speakers": len(self.speakers),
+            "pool": len(self.pool),
+        }
+        if len(set(lengths.values())) != 1:
+            raise ShapeError(f"experiment: lengths differ: {lengths}")
+        if self.labels.max(initial=-1) >= len(self.class_names):
+            raise ShapeError(f"experiment: label {self.labels.max()} with {len(self.class_names)} classes")
+        if (self.pool & (self.labels >= 0)).any():
+            raise ShapeError("experiment: a clip labelled for training is in the pool too")
+        for feature in self.features.features:
+            if not np.isfinite(feature.values[feature.present]).all():
+                raise ShapeError(f"feature {feature.name}: a present value is NaN or infinite; quarantine its clip")
+
+    @property
+    def labelled(self) -> NDArray[np.int64]:
+        """Rows of the clips labelled for training, ascending."""
+        return np.flatnonzero(self.labels >= 0).astype(np.int64)
+
+    @property
+    def prior(self) -> NDArray[np.float64]:
+        """Share of each class among the labelled clips, float64 (C,)."""
+        counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))
+        shares: NDArray[np.float64] = counts / counts.sum()
+        return shares

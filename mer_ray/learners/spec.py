@@ -1,0 +1,118 @@
+"""Which learners there are: four different ones of whatever features there are, or those the user lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain, count
+from typing import Literal
+
+from mer_ray import registry
+from mer_ray.config import FitConfig, LearnerConfig, PluginConfig
+from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.errors import ConfigError
+from mer_ray.fusion import base
+from mer_ray.types import Modality
+
+NUM_LEARNERS = 4
+_LEFT_OUT_FIRST = (Modality.JOINT, Modality.TEXT, Modality.AUDIO, Modality.VIDEO)
+_FUSIONS = ("attention", "concat")
+
+
+def resolve(
+    learners: Literal["auto"] | Sequence[LearnerConfig], features: FeatureSet, fit: FitConfig, num_classes: int
+) -> list[LearnerConfig]:
+    """The configured learners, checked against the features there are; ``auto`` makes four.
+
+    Raises:
+        ConfigError: no feature at all, an unknown feature (the nearest one is named), one named twice in a learner, two
+            learners of one name, or an option that the fusion model does not have.
+        PluginError: no such fusion model.
+    """
+    if not features.features:
+        raise ConfigError("there are no features to learn from: name encoders or data.features")
+    chosen = auto(features, 0) if learners == "auto" else list(learners)
+    if not chosen:
+        raise ConfigError("learners: the list is empty; give auto or at least one learner")
+    names = [learner.name for learner in chosen]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"learners: names must differ, these are given: {', '.join(names)}")
+    known = [feature.name for feature in features.features]
+    for learner in chosen:
+        for name in learner.features:
+            if name not in known:
+                near = registry.nearest(name, known)
+                raise ConfigError(f"learner {learner.name}: no feature {name!r}{near}; there are: {', '.join(known)}")
+        if len(set(learner.features)) != len(learner.features):
+            raise ConfigError(f"learner {learner.name}: a feature is named twice: {', '.join(learner.features)}")
+        fusion_config(learner, features, fit, num_classes)
+    return chosen
+
+
+def fusion_config(learner: LearnerConfig, features: FeatureSet, fit: FitConfig, num_classes: int) -> base.Config:
+    """The ``Config`` of the learner's fusion model; its own options come before those of ``fit``.
+
+    Raises:
+        ConfigError: an option that the model does not have.
+        PluginError: no such fusion model.
+    """
+    dims = tuple(feature.values.shape[1] for feature in features.only(learner.features).features)
+    shared = {"hidden": fit.hidden, "dropout": fit.dropout, "modality_dropout": fit.modality_dropout}
+    options = {**shared, **learner.fusion.options, "dims": dims, "num_classes": num_classes}
+    config = registry.configure("fusion", learner.fusion.name, options)
+    assert isinstance(config, base.Config)
+    return config
+
+
+def auto(features: FeatureSet, seed: int) -> list[LearnerConfig]:
+    """Four different learners: first of different feature subsets, then of fusion kinds, then of seeds.
+
+    The subsets are P1's (section 2.5): everything, then everything but one modality, the joint one first. With fewer
+    than three modalities single features are left out instead of whole modalities.
+
+    Args:
+        features: one or more.
+        seed: of the first learner; see ``LearnerConfig.seed``.
+    """
+    learners: list[LearnerConfig] = []
+    subsets = list(_subsets(features))
+    kinds = chain(((fusion, 0) for fusion in _FUSIONS), ((fusion, n) for n in count(1) for fusion in _FUSIONS))
+    for fusion, extra in kinds:
+        for label, names in subsets if (fusion, extra) == (_FUSIONS[0], 0) else subsets[:1]:
+            suffix = "" if fusion == _FUSIONS[0] else f"-{fusion}"
+            name = f"{label}{suffix}{f'-{extra}' if extra else ''}"
+            learners.append(
+                LearnerConfig(name=name, features=names, fusion=PluginConfig(name=fusion), seed=seed + extra)
+            )
+            if len(learners) == NUM_LEARNERS:
+                return learners
+    raise AssertionError("unreachable")
+
+
+def _subsets(features: FeatureSet) -> Iterator[tuple[str, list[str]]]:
+    """Named subsets, the most telling first: all, then all but one unit."""
+    modalities = list(dict.fromkeys(feature.modality for feature in features.features))
+    by_modality = len(modalities) >= 3
+    units = modalities if by_modality else [feature.name for feature in features.features]
+    yield "all", [feature.name for feature in features.features]
+    if len(units) < 3:
+        return
+    last = len(_LEFT_OUT_FIRST)
+    taken: set[str] = set()
+    order: dict[str, int] = {modality: place for place, modality in enumerate(_LEFT_OUT_FIRST)}
+    for number, unit in enumerate(sorted(units, key=lambda unit: order.get(unit, last)) if by_modality else units, 1):
+        kept = [f for f in features.features if _unit(f, by_modality=by_modality) != unit]
+        words = [_word(u) for u in units if u != unit]
+        label = "_".join(words)
+        if not all(words) or len(label) > 40 or label in taken:
+            label = f"subset{number}"
+        taken.add(label)
+        yield label, [f.name for f in kept]
+
+
+def _unit(feature: Feature, *, by_modality: bool) -> str:
+    return feature.modality if by_modality else feature.name
+
+
+def _word(unit: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "", unit)

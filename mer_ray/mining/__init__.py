@@ -1,0 +1,1 @@
+"""Selection strategies: one file per strategy; see ``base``."""

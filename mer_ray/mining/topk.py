@@ -1,0 +1,36 @@
+"""Adopt the most confident clips of each class (P3 sections 3.5 and 4.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mer_ray.mining import base
+
+
+class Config(base.Config):
+    """How many clips of each class join per round."""
+
+    k: int = Field(10, ge=1, description="clips adopted of each predicted class (P3: 10)")
+
+
+class Strategy(base.Strategy):
+    """The ``k`` most confident clips of each predicted class, by the learners' mean probability (P3 section 3.5).
+
+    Of equally confident clips the earlier one is taken.
+    """
+
+    config: Config
+
+    def select(self, votes_KNC: NDArray[np.floating]) -> base.Selection:
+        """See ``base.Strategy``."""
+        num_classes = votes_KNC.shape[2]
+        mean_NC = base.mean(votes_KNC)
+        voted = np.flatnonzero(~np.isnan(mean_NC).any(axis=1))
+        mean_NC = np.nan_to_num(mean_NC)
+        label = mean_NC.argmax(axis=1)
+        order = voted[np.argsort(-mean_NC[voted, label[voted]], kind="stable")]
+        chosen = np.concatenate([order[label[order] == c][: self.config.k] for c in range(num_classes)])
+        counts_NC = base.count(base.predicted(votes_KNC), num_classes)
+        return base.selection(chosen, label[chosen], counts_NC, mean_NC)

@@ -1,0 +1,133 @@
+"""The dry run: how many rows each step would make, on how much disk, in about what time.
+
+Seconds and bytes per clip are measured, not guessed: a few of the clips go through every step, in this process, into
+a folder that is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from mer_ray.config import MineConfig
+from mer_ray.data.storage import Store
+from mer_ray.data.table import Table
+from mer_ray.errors import InputError
+from mer_ray.runtime.materialise import Made, Step, missing_batches
+from mer_ray.runtime.worker import Worker
+
+_SAMPLE = 4
+_SPARE = 1.2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step would do: rows to make, bytes on disk, and seconds on all CPUs together."""
+
+    step: str
+    rows: int
+    disk_bytes: float
+    seconds: float
+
+
+def estimate(steps: Sequence[Step], settings: MineConfig) -> list[Estimate]:
+    """Measure every step on a few clips and scale up to the rows that its table lacks.
+
+    The sample is spread evenly over the order of the clips, so that long and short ones are in it.
+    """
+    cpus = settings.runtime.num_cpus or os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        made: dict[str, Made] = {}
+        estimates = []
+        for step in steps:
+            name = step.stage.name
+            missing = len(step.keys) - len(step.table.index(step.keys))
+            sampled = _sample(step, Store(folder), made)
+            made[name], seconds = _make(sampled, made, settings)
+            stored = _bytes(Path(sampled.table.store.root))
+            share = missing / len(sampled.keys)
+            estimates.append(Estimate(name, missing, share * stored * _SPARE, share * seconds / cpus))
+    return estimates
+
+
+def show(estimates: Sequence[Estimate], tables: Store, console: Console) -> None:
+    """Print the estimates.
+
+    Raises:
+        InputError: the disk of the tables has less free space than they need.
+    """
+    grid = Grid("step", "rows to make", "disk", "time", title="What this command would make")
+    for line in estimates:
+        grid.add_row(line.step, str(line.rows), _size(line.disk_bytes), _duration(line.seconds))
+    needed = sum(line.disk_bytes for line in estimates)
+    grid.add_row(
+        "all", str(sum(line.rows for line in estimates)), _size(needed), _duration(sum(e.seconds for e in estimates))
+    )
+    console.print(grid)
+    console.print("Times are of extraction, from a few clips on this machine; rounds of mining come on top.")
+    if tables.is_local:
+        check_disk(tables, needed)
+
+
+def check_disk(tables: Store, needed_bytes: float) -> None:
+    """Refuse when the tables' disk is too small.
+
+    Raises:
+        InputError: fewer than ``needed_bytes`` are free.
+    """
+    folder = Path(tables.root)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise InputError(
+            f"{tables.root} needs about {_size(needed_bytes)} and has {_size(free)} free; "
+            "make room, or set tables.dir to a larger disk or a bucket"
+        )
+
+
+def _sample(step: Step, folder: Store, made: Mapping[str, Made]) -> Step:
+    """The step on a few of its clips, with a table of its own."""
+    ids = list(step.keys)
+    chosen = ids[:: max(1, len(ids) // _SAMPLE)][:_SAMPLE]
+    upstream = [made[name].table for name in step.stage.reads if name in made]
+    table = Table(folder, step.stage.name, step.stage.schema, step.stage.spec, upstream)
+    return Step(step.stage, table, {clip_id: step.keys[clip_id] for clip_id in chosen}, step.clips)
+
+
+def _make(step: Step, made: Mapping[str, Made], settings: MineConfig) -> tuple[Made, float]:
+    """The rows of the step, and the seconds that they took; loading models is not counted."""
+    upstream = {name: made[name] for name in step.stage.reads if name in made}
+    tables = {name: table.table for name, table in upstream.items()}
+    worker = Worker(step.stage, step.table, tables, "estimate", settings.runtime.max_attempts)
+    worker.setup()
+    started = time.perf_counter()
+    for batch in missing_batches(step, upstream, {}):
+        worker.run(batch)
+    return Made(step.table, step.table.index(step.keys)), time.perf_counter() - started
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.parquet"))
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

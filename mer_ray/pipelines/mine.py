@@ -1,0 +1,179 @@
+"""The main job: clips in, a label for every clip out, with the reason for it.
+
+Read ``run`` aloud: what the user brought; its tables; the learners' rounds; predictions, submission, report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from mer_ray import registry
+from mer_ray.config import MineConfig
+from mer_ray.data.storage import Store
+from mer_ray.errors import ConfigError, MaterialiseError
+from mer_ray.evaluation import report
+from mer_ray.learners.experiment import Experiment
+from mer_ray.pipelines import estimate, extract, narrate, results, source, summary
+from mer_ray.pipelines.extract import Extraction
+from mer_ray.pipelines.source import Brought
+from mer_ray.runtime.console import step_line
+from mer_ray.runtime.journal import Journal
+from mer_ray.runtime.session import resolve_run_dir, session
+from mer_ray.tune.controller import Ablations, Controller, Mined
+from mer_ray.types import Split
+
+EXIT_TOO_MANY_ERRORS = 3
+
+
+def default_config(overrides: Sequence[str]) -> str:
+    """The config file when none is given: the demo's, unless the overrides point to something of the user's."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    if "data.features" in given or Path(given.get("data.root", "/")).joinpath("features").is_dir():
+        return "features.yaml"
+    return "folder.yaml" if {"data.manifest", "data.root"} & given.keys() else "demo.yaml"
+
+
+def run(settings: MineConfig, dry_run: bool = False) -> int:
+    """Do the job, or continue it.
+
+    Args:
+        settings: what to do.
+        dry_run: only say what would be made, and stop.
+
+    Returns:
+        The exit code: 0, or 3 when more than ``max_error_fraction`` of the clips were quarantined.
+
+    Raises:
+        InputError: bad input or config, before anything is started.
+        MerRayError: the job failed; the same call continues it.
+    """
+    console = Console(highlight=False)
+    check(settings)
+    run_dir = Store(resolve_run_dir(settings.run.dir))
+    tables = Store(settings.tables.dir) if settings.tables.dir else run_dir / "tables"
+    brought = source.load(settings, run_dir, console)
+    check_learners(settings, brought)
+    for warning in brought.manifest.warnings:
+        console.print(f"[yellow]note: {warning}[/]", soft_wrap=True)
+    steps = extract.plan(settings, brought.clips, tables)
+    if dry_run:
+        estimate.show(estimate.estimate(steps, settings), tables, console)
+        return 0
+    journal = Journal(run_dir)
+    journal.open(settings)
+    console.print(f"run directory: {run_dir}", soft_wrap=True)
+    with session(settings.runtime):
+        made = extract.run(steps, settings, journal, console)
+        extraction = extract.collect(settings, brought.clips, made, brought.features)
+        results.write_quarantine(run_dir, extraction)
+        experiment = _experiment(settings, brought, extraction)
+        mined, ablations = _mine(experiment, settings, run_dir, journal, console)
+    outcome = results.Run(settings, brought, extraction, experiment, mined, ablations)
+    with _timed(journal, "report"):
+        figures = results.measure(outcome, journal)
+        results.write(outcome, run_dir, figures)
+        run_dir.write("report.html", report.render(narrate.gather(outcome, figures, journal)).encode())
+    summary.show(console, figures, journal.work(), run_dir)
+    journal.event("run_done", counts=figures["counts"])
+    too_many = len(extraction.lost) > settings.max_error_fraction * len(brought.clips)
+    return EXIT_TOO_MANY_ERRORS if too_many else 0
+
+
+def check(settings: MineConfig) -> None:
+    """Find every plug-in that the config names, and hold its options to it, before anything is started.
+
+    Raises:
+        ConfigError, PluginError: one is unknown or an option is wrong.
+    """
+    for encoder in settings.encoders.values():
+        registry.configure("encoders", encoder.plugin, encoder.options)
+    registry.configure("mining", settings.mining.strategy, settings.mining.options)
+    if settings.faces.enabled:
+        registry.configure("detectors", settings.faces.detector.name, settings.faces.detector.options)
+    if settings.denoise.enabled:
+        registry.configure("separators", settings.denoise.separator.name, settings.denoise.separator.options)
+        registry.configure("recognisers", settings.denoise.recogniser.name, settings.denoise.recogniser.options)
+    if settings.transcribe.enabled:
+        registry.configure("recognisers", settings.transcribe.recogniser.name, settings.transcribe.recogniser.options)
+    if not settings.encoders and not settings.data.features and settings.data.layout != "mertools":
+        raise ConfigError("there is nothing to learn from: name encoders, or set data.features to a folder of vectors")
+
+
+def check_learners(settings: MineConfig, brought: Brought) -> None:
+    """Hold listed learners to the features that there will be.
+
+    Raises:
+        ConfigError, PluginError: a learner names an unknown feature or fusion model.
+    """
+    known = [*settings.encoders, *(feature.name for feature in brought.features)]
+    for learner in () if settings.learners == "auto" else settings.learners:
+        registry.find("fusion", learner.fusion.name)
+        for name in learner.features:
+            if name not in known:
+                near = registry.nearest(name, known)
+                raise ConfigError(f"learner {learner.name}: no feature {name!r}{near}; there are: {', '.join(known)}")
+
+
+def _mine(
+    experiment: Experiment, settings: MineConfig, run_dir: Store, journal: Journal, console: Console
+) -> tuple[Mined, Ablations | None]:
+    with _timed(journal, "mining"), step_line(console, "mining", "fits") as line:
+        fitted: list[str] = []
+
+        def show(folder: str) -> None:
+            fitted.append(folder)
+            most = len(controller.learners) * (settings.mining.rounds + 1)
+            line.update(len(fitted), most, f"round {int(folder[:2])}")
+
+        controller = Controller(experiment, settings, run_dir, journal.event, show)
+        for warning in controller.folds.warnings:
+            console.print(f"[yellow]note: {warning}[/]", soft_wrap=True)
+        mined = controller.mine()
+    last = mined.rounds[-1]
+    if not last.kept:
+        console.print(f"[yellow]round {last.number}: {last.reason}[/]", soft_wrap=True)
+    if not settings.evaluation.ablations:
+        return mined, None
+    controller.on_fit = lambda folder: None
+    with _timed(journal, "ablations"):
+        return mined, controller.ablate(mined)
+
+
+def _experiment(settings: MineConfig, brought: Brought, extraction: Extraction) -> Experiment:
+    """What the learners see: no label of a test clip, nothing of a clip without a modality."""
+    left = [row for row, clip in enumerate(brought.clips) if clip.clip_id not in extraction.lost]
+    if not left:
+        raise MaterialiseError("no clip has a modality left; see quarantine.parquet in the run directory")
+    clips = [brought.clips[row] for row in left]
+    space = brought.manifest.label_space
+    labels = [space.index(clip.label) if clip.split is Split.TRAIN and clip.label else -1 for clip in clips]
+    if len(set(labels) - {-1}) < 2:
+        raise MaterialiseError(
+            f"{sum(label >= 0 for label in labels)} labelled clips have a modality left, of fewer than two classes; "
+            "see quarantine.parquet in the run directory"
+        )
+    adoptable = {Split.UNLABELED, Split.TEST} if settings.mining.include_test else {Split.UNLABELED}
+    return Experiment(
+        features=extraction.features.take(np.array(left, dtype=np.int64)),
+        labels=np.array(labels, dtype=np.int64),
+        splits=tuple(clip.split for clip in clips),
+        speakers=tuple(clip.speaker for clip in clips),
+        class_names=space.names,
+        pool=np.array([clip.split in adoptable for clip in clips], dtype=bool),
+        features_digest=extraction.digest,
+        seed=settings.seed,
+    )
+
+
+@contextmanager
+def _timed(journal: Journal, step: str) -> Iterator[None]:
+    """Record how long a step took."""
+    started = time.monotonic()
+    yield
+    journal.event("step_done", step=step, seconds=round(time.monotonic() - started, 3), clips=0)

@@ -1,0 +1,266 @@
+"""Gather what the report says from a finished run; ``evaluation.report`` draws it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray import __version__, config
+from mer_ray.data import demo
+from mer_ray.data.media import Decoder, decode_flac
+from mer_ray.evaluation import denoising, explain, metrics, report
+from mer_ray.pipelines import results
+from mer_ray.pipelines.extract import AUDIO, FACES, TRANSCRIPT
+from mer_ray.pipelines.results import Run
+from mer_ray.runtime.journal import Journal, environment
+from mer_ray.runtime.materialise import Made
+from mer_ray.tune.controller import Round
+from mer_ray.types import Split
+
+_CLIPS_PER_GROUP = 6
+_FACES_PER_CLIP = 4
+_MEASURED_VOICES = 120
+_READ_AT_ONCE = 256
+
+
+def gather(run: Run, figures: Mapping[str, Any], journal: Journal) -> report.ReportData:
+    """Everything the report says about a run."""
+    told = environment()
+    truth, scored_on = _scored(run)
+    splits = Counter(clip.split for clip in run.brought.clips)
+    counts = figures["counts"]
+    weights = results.modality_weights(run)
+    return report.ReportData(
+        title=run.settings.report.title,
+        seed=run.settings.seed,
+        config_digest=config.digest(run.settings),
+        when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        versions={"mer_ray": __version__, "python": told["python"], **told["versions"]},
+        counts=report.Counts(
+            manifest=counts["manifest"],
+            predicted=counts["predicted"],
+            quarantined=counts["quarantined"],
+            labelled=splits[Split.TRAIN],
+            unlabelled=splits[Split.UNLABELED],
+            test=splits[Split.TEST],
+        ),
+        classes=run.names,
+        scored_on=scored_on,
+        scores=metrics.score(truth, run.mined.final.label, run.names),
+        rounds=tuple(_round(run, one, figures["rounds"][one.number]["test_waf"]) for one in run.mined.rounds),
+        ensemble=run.settings.ensemble,
+        pool=_pool(run),
+        modalities={m: s["test_waf"] for m, s in figures["modalities"].items() if s["test_waf"] is not None},
+        control=figures["control"]["test_waf"],
+        groups=_groups(run, truth),
+        denoise=_denoise(run),
+        quarantine=_quarantine(run),
+        clips=tuple(_clips(run, weights)),
+        faces_shown=run.settings.report.faces,
+        timings=tuple(
+            report.StepTime(step, work["seconds"], int(work["clips"])) for step, work in journal.work().items()
+        ),
+        warnings=(
+            *run.brought.manifest.warnings,
+            *run.mined.folds.warnings,
+            *explain.overlap_warnings(run.brought.clips, _contents(run)),
+        ),
+    )
+
+
+def _scored(run: Run) -> tuple[NDArray[np.int64], Any]:
+    """What the ensemble is scored on: the test clips, or the labelled ones out of fold where those have no label."""
+    if (run.test_truth >= 0).any():
+        return run.test_truth, "test"
+    return run.experiment.labels, "out-of-fold"
+
+
+def _round(run: Run, one: Round, test_waf: float | None) -> report.RoundReport:
+    adopted = one.selected
+    by_class = Counter(run.names[label] for label in _first(adopted.clip, adopted.label))
+    truth = [run.names[c] if c >= 0 else None for c in run.truth[adopted.clip]]
+    return report.RoundReport(
+        round=one.number,
+        selected={name: by_class[name] for name in run.names},
+        precision=results.precision(run, adopted.clip, adopted.label),
+        oof_waf=one.oof_waf,
+        test_waf=test_waf,
+        kept=one.kept,
+        reason=one.reason,
+        learners=dict(one.learner_waf),
+        precision_by_class=explain.pseudo_label_precision([run.names[c] for c in adopted.label], truth, run.names),
+    )
+
+
+def _first(clips: NDArray[np.int64], labels: NDArray[np.int64]) -> list[int]:
+    """One label per clip, that of the first fold that adopted it."""
+    _, rows = np.unique(clips, return_index=True)
+    return [int(label) for label in labels[rows]]
+
+
+def _pool(run: Run) -> dict[str, int]:
+    unlabelled = [row for row, split in enumerate(run.experiment.splits) if split is not Split.TRAIN]
+    counts = Counter(run.names[c] for c in run.mined.final.label[unlabelled])
+    return {name: counts[name] for name in run.names}
+
+
+def _groups(run: Run, truth: NDArray[np.int64]) -> Mapping[str, tuple[int, float]]:
+    known = np.flatnonzero(truth >= 0)
+    speakers = [run.experiment.speakers[row] for row in known]
+    true, predicted = ([run.names[c] for c in labels[known]] for labels in (truth, run.mined.final.label))
+    return explain.accuracy_by_group(true, predicted, speakers)
+
+
+def _contents(run: Run) -> dict[str, str]:
+    """A key of the sound of each train and test clip, the same for two files of one recording."""
+    made = run.extraction.made.get(AUDIO)
+    if made is None:
+        return {}
+    compared = [clip.clip_id for clip in run.brought.clips if clip.split is not Split.UNLABELED]
+    ids = [clip_id for clip_id in compared if made.refs[clip_id].present]
+    hashes: dict[str, str] = {}
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        part = ids[start : start + _READ_AT_ONCE]
+        sounds = made.table.take([made.refs[clip_id] for clip_id in part], ["flac"])["flac"]
+        hashes |= {
+            clip_id: hashlib.sha256(sound.as_py()).hexdigest() for clip_id, sound in zip(part, sounds, strict=True)
+        }
+    return hashes
+
+
+def _denoise(run: Run) -> report.DenoiseReport | None:
+    """What denoising chose, and for the demo, whose clean voices are known, what it did to them."""
+    made = run.extraction.made.get(AUDIO)
+    if made is None or not run.settings.denoise.enabled:
+        return None
+    refs = [ref for ref in made.refs.values() if ref.present]
+    choices = Counter(made.table.take(refs, ["choice"])["choice"].to_pylist())
+    voices = list(_voices(run, made)) if run.brought.demo is not None else []
+    if not voices:
+        return report.DenoiseReport(None, None, None, None, choices)
+    effect = denoising.summarise(voices)
+    gains = [
+        denoising.si_sdr_db(v.denoised, v.clean) - denoising.si_sdr_db(v.original, v.clean)
+        for v in voices
+        if v.is_noisy
+    ]
+    return report.DenoiseReport(
+        effect.noisy_before_db,
+        effect.noisy_after_db,
+        effect.clean_before_db,
+        effect.clean_after_db,
+        choices,
+        tuple(gains),
+    )
+
+
+def _voices(run: Run, made: Made) -> Iterator[denoising.DenoisedClip]:
+    """Some of the demo's voices: as recorded, as denoised, and as they were spoken."""
+    demo_config = run.settings.data.demo
+    seed = run.settings.seed if demo_config.seed is None else demo_config.seed
+    spoken = {clip.clip_id: clip for clip in demo.plan(demo_config.num_clips, seed)}
+    heard = [
+        clip for clip in run.brought.clips if made.refs[clip.clip_id].present and spoken[clip.clip_id].broken is None
+    ]
+    with Decoder(run.settings.media) as decoder:
+        for clip in heard[:: max(1, len(heard) // _MEASURED_VOICES)]:
+            original = decoder.audio(clip.video or "")
+            if original is None:
+                continue
+            flac = made.table.take([made.refs[clip.clip_id]], ["flac"])["flac"][0].as_py()
+            voice = spoken[clip.clip_id]
+            yield denoising.DenoisedClip(original, decode_flac(flac), demo.clean_voice(voice), voice.noise is not None)
+
+
+def _quarantine(run: Run) -> tuple[report.QuarantineLine, ...]:
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in run.extraction.quarantine:
+        found[row.step, str(row.error)].append(row.clip_id)
+    return tuple(
+        report.QuarantineLine(step, reason, len(clips), tuple(sorted(clips)[:_CLIPS_PER_GROUP]))
+        for (step, reason), clips in sorted(found.items())
+    )
+
+
+def _clips(run: Run, weights: Mapping[str, NDArray[np.float64]]) -> Iterator[report.ClipReport]:
+    """Clips worth a look: adopted ones, contested ones, and labelled ones whose label is in doubt."""
+    adopted = np.flatnonzero(results.adopted_round(run))
+    surest = adopted[np.argsort(-run.mined.final.confidence[adopted], kind="stable")]
+    last = run.mined.last
+    votes = np.stack([last.votes[name] for name in last.learners])
+    unlabelled = np.flatnonzero(run.experiment.labels < 0)
+    labelled = run.experiment.labelled
+    groups = {
+        "adopted": _spread(surest, run.mined.final.label),
+        "contested": unlabelled[explain.most_contested(votes[:, unlabelled], _CLIPS_PER_GROUP)],
+        "label in doubt": labelled[
+            explain.likely_label_errors(
+                run.mined.final.probabilities[labelled], run.experiment.labels[labelled], _CLIPS_PER_GROUP
+            )
+        ],
+    }
+    for group, rows in groups.items():
+        for row in rows:
+            yield _clip(run, group, int(row), weights)
+
+
+def _spread(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first rows of every class in turn, so that the examples are not all of one class."""
+    place = Counter[int]()
+    ranked: list[tuple[int, int, int]] = []
+    for row in rows:
+        ranked.append((place[int(labels[row])], len(ranked), int(row)))
+        place[int(labels[row])] += 1
+    return np.array([row for _, _, row in sorted(ranked)[:_CLIPS_PER_GROUP]], dtype=np.int64)
+
+
+def _clip(run: Run, group: str, row: int, weights: Mapping[str, NDArray[np.float64]]) -> report.ClipReport:
+    clip_id = run.experiment.features.clip_ids[row]
+    final, last = run.mined.final, run.mined.last
+    votes = []
+    for learner in last.learners:
+        vote = last.votes[learner][row]
+        if not np.isnan(vote).any():
+            votes.append(report.Vote(learner, run.names[int(vote.argmax())], float(vote.max())))
+    shares = {m: float(w[row]) for m, w in weights.items() if not np.isnan(w[row])}
+    truth, given = int(run.truth[row]), int(run.experiment.labels[row])
+    adopted = int(results.adopted_round(run)[row])
+    return report.ClipReport(
+        clip_id=clip_id,
+        group=group,
+        label=run.names[int(final.label[row])],
+        confidence=float(final.confidence[row]),
+        true_label=run.names[truth] if truth >= 0 else None,
+        given_label=run.names[given] if given >= 0 else None,
+        votes=tuple(votes),
+        weights=shares,
+        transcript=_transcript(run, clip_id),
+        faces=_faces(run, clip_id) if run.settings.report.faces else (),
+        round_adopted=adopted - 1 if adopted else None,
+    )
+
+
+def _transcript(run: Run, clip_id: str) -> str | None:
+    row = _upstream(run, TRANSCRIPT, clip_id, "text")
+    return None if row is None else str(row)
+
+
+def _faces(run: Run, clip_id: str) -> tuple[bytes, ...]:
+    crops: Sequence[bytes] | None = _upstream(run, FACES, clip_id, "crops")
+    if not crops:
+        return ()
+    places = np.unique(np.linspace(0, len(crops) - 1, _FACES_PER_CLIP).round().astype(int))
+    return tuple(crops[place] for place in places)
+
+
+def _upstream(run: Run, step: str, clip_id: str, column: str) -> Any:  # noqa: ANN401 - whatever the column holds
+    made = run.extraction.made.get(step)
+    if made is None or not made.refs[clip_id].present:
+        return None
+    return made.table.take([made.refs[clip_id]], [column])[column][0].as_py()

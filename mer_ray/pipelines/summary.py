@@ -1,0 +1,63 @@
+"""The few lines at the end of a job: how good, how fast, what was left out, and where the report is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mer_ray.data.storage import Store
+
+
+def show(console: Console, metrics: dict[str, Any], work: dict[str, dict[str, float]], run_dir: Store) -> None:
+    """Print the end of a run.
+
+    Args:
+        console: where to.
+        metrics: what ``metrics.json`` holds.
+        work: seconds and clips of each step over all starts of the run.
+        run_dir: where the report is.
+    """
+    console.print(_scores(metrics))
+    console.print(_speed(work))
+    counts = metrics["counts"]
+    if metrics["quarantine"]:
+        console.print(_quarantine(metrics["quarantine"]))
+    console.print(
+        f"{counts['manifest']} clips = {counts['predicted']} predicted + {counts['quarantined']} quarantined\n"
+        f"report: {run_dir.path('report.html')}",
+        soft_wrap=True,
+    )
+
+
+def _scores(metrics: dict[str, Any]) -> Table:
+    table = Table("", "WAF out of fold", "WAF test", "pseudo-labels", title="Weighted-average F1")
+    for line in metrics["rounds"]:
+        name = f"round {line['round']}" + ("" if line["kept"] else " (dropped)")
+        table.add_row(name, _figure(line["oof_waf"]), _figure(line["test_waf"]), str(line["selected"]))
+    table.add_row("ensemble", "", _figure(metrics["test"]["waf"]), "")
+    for modality, scores in metrics["modalities"].items():
+        table.add_row(f"{modality} alone", "", _figure(scores["test_waf"]), "")
+    if metrics["control"]["test_waf"] is not None:
+        table.add_row("shuffled pseudo-labels", "", _figure(metrics["control"]["test_waf"]), "")
+    return table
+
+
+def _speed(work: dict[str, dict[str, float]]) -> Table:
+    table = Table("step", "seconds", "clips/s", title="Time, over all starts of this run")
+    for step, done in work.items():
+        rate = f"{done['clips'] / done['seconds']:.1f}" if done["clips"] else ""
+        table.add_row(step, f"{done['seconds']:.1f}", rate)
+    return table
+
+
+def _quarantine(reasons: dict[str, int]) -> Table:
+    table = Table("reason", "errors", title="Errors by reason (see quarantine.parquet)")
+    for reason, count in reasons.items():
+        table.add_row(reason, str(count))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

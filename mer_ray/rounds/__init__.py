@@ -1,0 +1,1 @@
+"""The steps of the mining loop that are not strategies."""

@@ -1,0 +1,73 @@
+"""One label per clip from the learners' votes: mode with drop-last (P1, figure 4) or mean of probabilities.
+
+Shapes: K learners, N clips, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.mining import base
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The final word on each clip.
+
+    Attributes:
+        label: int64 (N,).
+        confidence: float64 (N,), mean probability of ``label`` over the learners.
+        probabilities: float64 (N, C), mean over the learners that do not abstain; by ``mode`` the label need not be
+            the likeliest class.
+    """
+
+    label: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+
+def combine(
+    how: Literal["mode", "mean"],
+    votes_KNC: NDArray[np.floating],
+    ranking: Sequence[int],
+    prior: NDArray[np.float64],
+) -> Ensemble:
+    """Combine the learners' votes.
+
+    Args:
+        how: ``mode`` or ``mean``.
+        votes_KNC: probabilities; NaN rows where a learner abstains.
+        ranking: learners' indices, best first, by out-of-fold WAF (P1 ranks on the test set, which is a leak).
+        prior: (C,), the answer for a clip on which all learners abstain.
+    """
+    mean_NC = base.mean(votes_KNC)
+    probabilities = np.where(np.isnan(mean_NC), prior, mean_NC)
+    by_mean = probabilities.argmax(axis=1)
+    label = by_mean if how == "mean" else mode(base.predicted(votes_KNC), ranking, by_mean)
+    confidence = probabilities[np.arange(len(label)), label]
+    return Ensemble(label.astype(np.int64), confidence, probabilities)
+
+
+def mode(predicted_KN: NDArray[np.int64], ranking: Sequence[int], otherwise: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The commonest class per clip; while it is not unique the lowest-ranked learner is dropped (P1, figure 4).
+
+    Args:
+        predicted_KN: int64, -1 where a learner abstains.
+        ranking: learners' indices, best first.
+        otherwise: int64 (N,), the answer where all abstain.
+    """
+    label = otherwise.copy()
+    open_N = np.ones(len(label), dtype=bool)
+    num_classes = int(predicted_KN.max(initial=0)) + 1
+    for kept in range(len(ranking), 0, -1):
+        counts_NC = base.count(predicted_KN[list(ranking[:kept])], num_classes)
+        most_N = counts_NC.max(axis=1)
+        unique_N = ((counts_NC == most_N[:, None]).sum(axis=1) == 1) & (most_N > 0) & open_N
+        label[unique_N] = counts_NC.argmax(axis=1)[unique_N]
+        open_N &= ~unique_N
+    return label

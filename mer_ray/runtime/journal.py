@@ -1,0 +1,120 @@
+"""What a run directory tells about its run: the resolved config, the environment, and one line per change of state."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from mer_ray import __version__, config
+from mer_ray.data.storage import Store
+
+_VERSIONS_OF = ("ray", "torch", "transformers", "pyarrow", "numpy", "av", "opensmile", "scikit-learn", "deepspeed")
+_SECRET_KEY = re.compile(r"secret|token|password|credential|api_?key", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+_URL_SECRET = re.compile(r"(?i)([?&][^=&\s]*(?:signature|token|secret|credential|key)[^=&\s]*=)[^&\s]+")
+_HIDDEN = "***"
+
+
+class Journal:
+    """Writes ``config.yaml``, ``environment.json`` and ``events.jsonl``. Secrets are redacted in all three."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def open(self, settings: config.Section) -> None:
+        """Write the config, with its digest, and the environment, and note the start."""
+        tree = redact(settings.model_dump(mode="json"))
+        digest = config.digest(settings)
+        text = f"# digest: {digest}\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+        self.store.write("config.yaml", text.encode())
+        self.store.write("environment.json", json.dumps(environment(), indent=2).encode())
+        self.event("run_started", config_digest=digest)
+
+    def event(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - whatever JSON takes
+        """Append one line to ``events.jsonl``."""
+        line = json.dumps(
+            {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **redact(fields)}
+        )
+        if self.store.is_local:
+            with open(self.store.path("events.jsonl"), "ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - 1))
+                cut_short = file.read(1) not in (b"", b"\n")
+                file.write(b"\n" * cut_short + line.encode() + b"\n")
+        else:
+            self.store.write("events.jsonl", b"".join([self._lines(), line.encode(), b"\n"]))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event so far, of earlier starts too; a line cut short by a kill is passed over."""
+        events = []
+        for line in self._lines().splitlines():
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return events
+
+    def work(self) -> dict[str, dict[str, float]]:
+        """Per step, the ``seconds`` and ``clips`` of all its starts together."""
+        totals: dict[str, dict[str, float]] = defaultdict(lambda: {"seconds": 0.0, "clips": 0.0})
+        for event in self.events():
+            if event["event"] == "step_done":
+                totals[event["step"]]["seconds"] += event["seconds"]
+                totals[event["step"]]["clips"] += event["clips"]
+        return dict(totals)
+
+    def _lines(self) -> bytes:
+        try:
+            return self.store.read("events.jsonl")
+        except FileNotFoundError:
+            return b""
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the repository's commit."""
+    return {
+        "mer_ray": __version__,
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in _VERSIONS_OF},
+        "cpus": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def redact(value: Any) -> Any:  # noqa: ANN401 - a JSON tree
+    """A JSON tree without its secrets: values of telling keys, logins and signatures inside addresses.
+
+    >>> redact({"api_key": "k", "uri": "s3://me:pw@bucket/x"})
+    {'api_key': '***', 'uri': 's3://***@bucket/x'}
+    """
+    if isinstance(value, dict):
+        return {
+            key: _HIDDEN if _SECRET_KEY.search(str(key)) and inner else redact(inner) for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(inner) for inner in value]
+    if isinstance(value, str):
+        return _URL_SECRET.sub(rf"\1{_HIDDEN}", _URL_LOGIN.sub(f"{_HIDDEN}@", value))
+    return value
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(config.REPOSITORY), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

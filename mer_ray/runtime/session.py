@@ -1,0 +1,62 @@
+"""Start or attach to Ray, and know where a job runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mer_ray.config import RuntimeConfig
+
+
+@contextmanager
+def session(runtime: RuntimeConfig) -> Iterator[None]:
+    """A connection to Ray for the time of the block: the cluster of ``RAY_ADDRESS``, or one embedded in this process.
+
+    An embedded one is shut down at the end; a cluster that was there stays.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto" if is_submitted_job() else os.environ["RAY_ADDRESS"], **quiet)
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one machine, one user, loopback only
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong reaches the driver as an exception
+        ray.init(
+            address="local",
+            num_cpus=runtime.num_cpus,
+            object_store_memory=runtime.object_store_bytes,
+            include_dashboard=False,
+            **quiet,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_submitted_job() -> bool:
+    """Whether this process is the driver of a job given to ``ray job submit``."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def resolve_run_dir(run_dir: str) -> str:
+    """Where a run directory really is.
+
+    In a submitted job the working directory is a copy that Ray throws away, so a relative run directory is taken
+    under ``MER_RAY_RUNS``, or else ``~/mer_ray/runs``, on the head node.
+    """
+    if "://" in run_dir:
+        return run_dir
+    base = (
+        Path(os.environ.get("MER_RAY_RUNS") or Path.home() / "mer_ray" / "runs") if is_submitted_job() else Path.cwd()
+    )
+    return str((base / Path(run_dir).expanduser()).resolve())

@@ -1,0 +1,172 @@
+"""What an actor does with a batch: load its inputs, run the stage under guard, commit the part. No Ray in here.
+
+Order of events for one batch: a record of the attempt, the work, the part put if absent, the record removed. Killed
+anywhere, the batch is begun again by whoever finds it without a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mer_ray.data.table import Table
+from mer_ray.errors import ClipError, MerRayError, Reason, StorageError
+from mer_ray.runtime.attempts import Attempts
+from mer_ray.runtime.batches import Batch
+from mer_ray.stages.base import ROW_FIELDS, Stage, failed
+
+_STDERR = 2
+
+
+@dataclass
+class Outcome:
+    """What became of a batch: rows made and rows in error by reason."""
+
+    rows: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+class Worker:
+    """Runs one stage on batches and commits their rows.
+
+    Args:
+        stage: not set up yet.
+        table: where the rows go.
+        upstream: the tables that the stage reads, by name.
+        session: name of the driver's start, see ``Attempts``.
+        max_attempts: deaths after which a batch is halved, and a single clip quarantined.
+    """
+
+    def __init__(
+        self, stage: Stage, table: Table, upstream: Mapping[str, Table], session: str, max_attempts: int
+    ) -> None:
+        self.stage = stage
+        self.table = table
+        self.upstream = upstream
+        self.attempts = Attempts(table.store, session)
+        self.max_attempts = max_attempts
+        self._is_set_up = False
+
+    def setup(self) -> None:
+        """Set the stage up, unless that is done."""
+        if not self._is_set_up:
+            self.stage.setup()
+            self._is_set_up = True
+
+    def run(self, batch: Batch, prepared: pa.Table | None = None) -> Outcome:
+        """Make and commit the rows of ``batch``.
+
+        Args:
+            batch: the clips.
+            prepared: their inputs after ``Stage.prepare``, when a task has done that already.
+
+        Raises:
+            StorageError: a table cannot be read or written.
+        """
+        self.setup()
+        outcome = Outcome()
+        self._run(batch, prepared, outcome, deaths_allowed=self.max_attempts)
+        return outcome
+
+    def load(self, batch: Batch) -> pa.Table:
+        """The stage's input for ``batch``: ``clip_id`` and a struct column for each name that the stage reads."""
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {"clip_id": pa.array(batch.clip_ids, pa.string())}
+        for name, inputs in batch.inputs.items():
+            if name in self.upstream:
+                columns[name] = _as_struct(self.upstream[name].take(inputs))
+            else:
+                columns[name] = pa.array(inputs)
+        return pa.table(columns)
+
+    def _run(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, deaths_allowed: int) -> None:
+        name = batch.name
+        if self.table.holds(batch.clip_ids, batch.keys):
+            outcome.rows += len(batch)
+            return
+        if self.attempts.is_halved(name):
+            self._run_halves(batch, prepared, outcome)
+            return
+        deaths = self.attempts.deaths(name)
+        if deaths.count >= deaths_allowed:
+            reason = Reason.TIMEOUT if deaths.timed_out else Reason.CRASHED
+            why = "ran into its time limit" if deaths.timed_out else "killed its worker"
+            self._split(batch, prepared, outcome, ClipError(reason, f"{why} {deaths.count} times"))
+            return
+        limit_seconds = self.stage.resources.clip_seconds * len(batch)
+        self.attempts.begin(name, limit_seconds)
+        try:
+            with _time_limit(limit_seconds):
+                rows = self._process(batch, prepared)
+        except StorageError:
+            self.attempts.end(name)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is the fault of a clip in the batch
+            self.attempts.end(name)
+            self._split(batch, prepared, outcome, _as_clip_error(error))
+        else:
+            self._commit(batch, rows, outcome)
+
+    def _process(self, batch: Batch, prepared: pa.Table | None) -> pa.Table:
+        rows = self.stage.process(self.stage.prepare(self.load(batch)) if prepared is None else prepared)
+        if rows["clip_id"].to_pylist() != list(batch.clip_ids):
+            raise AssertionError(f"stage {self.stage.name} did not return the clips it was given, in their order")
+        return rows
+
+    def _split(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, error: ClipError) -> None:
+        """Halve a batch that fails as a whole, down to the clip at fault, which is quarantined with ``error``."""
+        if len(batch) == 1:
+            self._commit(batch, self.stage.rows_to_table([failed(batch.clip_ids[0], error)]), outcome)
+            return
+        self.attempts.halve(batch.name)
+        self._run_halves(batch, prepared, outcome)
+
+    def _run_halves(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome) -> None:
+        start = 0
+        for half in batch.halves():
+            part = None if prepared is None else prepared.slice(start, len(half))
+            self._run(half, part, outcome, deaths_allowed=1 if len(half) > 1 else self.max_attempts)
+            start += len(half)
+
+    def _commit(self, batch: Batch, rows: pa.Table, outcome: Outcome) -> None:
+        self.table.commit(rows, batch.keys, self.stage.provenance)
+        self.attempts.end(batch.name)
+        outcome.rows += len(batch)
+        outcome.errors.update(error for error in rows["error"].to_pylist() if error)
+
+
+def _as_struct(rows: pa.Table) -> pa.Array:
+    """Rows as one struct column, null where the upstream row is absent, in error or not there."""
+    hidden = pc.invert(pc.fill_null(rows["present"].combine_chunks(), False))
+    bookkeeping = {field.name for field in ROW_FIELDS} | {"key"}
+    names = [name for name in rows.column_names if name not in bookkeeping]
+    arrays = [rows[name].combine_chunks() for name in names]
+    fields = [rows.schema.field(name) for name in names]
+    return pa.StructArray.from_arrays(arrays, fields=fields, mask=hidden)
+
+
+def _as_clip_error(error: Exception) -> ClipError:
+    if isinstance(error, ClipError):
+        return error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ClipError(Reason.OUT_OF_MEMORY, "a batch of this clip alone does not fit in memory")
+    message = str(error) if isinstance(error, MerRayError) else f"{type(error).__name__}: {error}"
+    return ClipError(Reason.FAILED, message[:500])
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """End this process, with a trace of every thread on standard error, when the body takes longer.
+
+    The timer is a thread of C, which fires though a library hangs and holds the interpreter's lock.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,1 @@
+"""Source separators: one file per engine; see ``base``."""

@@ -1,0 +1,1 @@
+"""Speech steps that need no model of their own."""

@@ -1,0 +1,1 @@
+"""The glue between tables and models: one row in, one row out."""

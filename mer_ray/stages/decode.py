@@ -1,0 +1,48 @@
+"""What the stages that open media share: the decoder of this process, and the address of a clip's sound."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.config import MediaConfig
+from mer_ray.data.media import Decoder
+from mer_ray.types import SAMPLE_RATE_HZ
+
+MIN_AUDIO_SECONDS = 0.1
+"""Less sound than this holds no voice: the clip counts as one without audio."""
+
+_SILENCE = 1.0 / 32768  # below the smallest step of 16-bit audio
+
+
+@functools.cache
+def decoder(media: MediaConfig) -> Decoder:
+    """This process's decoder for these limits; its child ends with the process."""
+    made = Decoder(media)
+    atexit.register(made.close)
+    return made
+
+
+def clip_audio(clip: Mapping[str, Any], media: MediaConfig) -> NDArray[np.float32] | None:
+    """The sound of a clip, from its audio file or else its video: float32 (S,), mono 16 kHz.
+
+    None when it has neither, the file has no audio track, or there is nothing to hear.
+
+    Raises:
+        ClipError: the file cannot be decoded.
+    """
+    uri = clip["audio"] or clip["video"]
+    samples = decoder(media).audio(uri) if uri else None
+    if samples is None or not is_audible(samples):
+        return None
+    return samples
+
+
+def is_audible(samples: NDArray[np.float32]) -> bool:
+    """Whether a waveform is long enough and not digital silence."""
+    return len(samples) >= MIN_AUDIO_SECONDS * SAMPLE_RATE_HZ and bool(np.abs(samples).max() >= _SILENCE)

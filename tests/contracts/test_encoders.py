@@ -1,0 +1,139 @@
+"""What every encoder must hold (encoders/base.py), over every file of the kind."""
+
+import pickle
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mer_ray import registry
+from mer_ray.encoders.base import ClipInput
+from mer_ray.types import Modality
+
+SAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "media_samples.py"))
+TEXTS = ["I really did not expect that!", "你怎么又来了,我很难过。", "no", "Oh no, not again… please?"]
+
+
+def make(name):
+    module = registry.find("encoders", name)
+    encoder = module.tiny() if hasattr(module, "tiny") else registry.build("encoders", name, {})
+    encoder.load()
+    return encoder
+
+
+@pytest.fixture(scope="module", params=registry.names("encoders"))
+def encoder(request):
+    return make(request.param)
+
+
+def clip(seed, seconds=1.5, num_frames=6):
+    frames = SAMPLES["talking_face"]((112, 112), num_frames, mouth=0.2 + 0.2 * seed)
+    return ClipInput(
+        audio=SAMPLES["voice"](seconds, seed),
+        faces=np.roll(frames, seed, axis=2),
+        face_times=np.arange(num_frames, dtype=np.float32) / 5,
+        text=TEXTS[seed % len(TEXTS)],
+    )
+
+
+CLIPS = [clip(0), clip(1, 0.9, 3), clip(2, 2.2, 9), clip(3, 1.5, 6)]
+EDGES = {
+    "short": clip(0, 0.2, 1),
+    "silent": ClipInput(
+        np.zeros(16_000, np.float32), np.zeros((1, 112, 112, 3), np.uint8), np.zeros(1, np.float32), ""
+    ),
+    "loud": ClipInput(
+        np.ones(16_000, np.float32), np.full((2, 112, 112, 3), 255, np.uint8), np.zeros(2, np.float32), "!?" * 2000
+    ),
+    "noise": ClipInput(
+        np.random.default_rng(0).uniform(-1, 1, 16_000).astype(np.float32),
+        np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8),
+        np.arange(3, dtype=np.float32),
+        "😀" * 50,
+    ),
+}
+
+
+def test_it_says_what_it_is(encoder):
+    assert encoder.modality in Modality
+    assert encoder.reads
+    assert set(encoder.reads) <= {"audio", "faces", "transcript"}
+    assert isinstance(encoder.version, int)
+    assert isinstance(encoder.identity, str)
+
+
+def test_frames_are_float32_of_the_promised_width(encoder):
+    results = encoder.encode(CLIPS)
+    assert len(results) == len(CLIPS)
+    for frames in results:
+        assert frames.ndim == 2
+        assert frames.shape[0] >= 1
+        assert frames.shape[1] == encoder.dim
+        assert frames.dtype == np.float32
+        assert np.isfinite(frames).all()
+
+
+def test_different_clips_give_different_features(encoder):
+    pooled = [frames.mean(axis=0) for frames in encoder.encode(CLIPS)]
+    for i, first in enumerate(pooled):
+        for second in pooled[i + 1 :]:
+            assert np.abs(first - second).max() > 1e-4
+
+
+def test_a_clip_does_not_depend_on_its_neighbours(encoder):
+    together = encoder.encode(CLIPS)
+    alone = [encoder.encode([clip])[0] for clip in CLIPS]
+    backwards = encoder.encode(CLIPS[::-1])[::-1]
+    for one, two, three in zip(together, alone, backwards, strict=True):
+        if not hasattr(registry.find("encoders", type(encoder).__module__.rpartition(".")[2]), "tiny"):  # no weights
+            np.testing.assert_array_equal(one, two)
+            np.testing.assert_array_equal(one, three)
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one, three, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_deterministic_and_pickles_before_it_is_loaded(encoder):
+    copy = pickle.loads(pickle.dumps(type(encoder)(encoder.config)))
+    copy.load()
+    assert copy.dim == encoder.dim
+    if encoder.identity == copy.identity:
+        for one, two in zip(encoder.encode(CLIPS), copy.encode(CLIPS), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_it_is_defined_on_the_edge(encoder, case):
+    (frames,) = encoder.encode([EDGES[case]])
+    assert frames.shape[1] == encoder.dim
+    assert np.isfinite(frames).all()
+
+
+def test_its_input_is_not_changed_and_may_be_read_only(encoder):
+    given = CLIPS[0]
+    for array in (given.audio, given.faces, given.face_times):
+        array.setflags(write=False)
+    before = given.audio.copy(), given.faces.copy()
+    encoder.encode([given])
+    np.testing.assert_array_equal(given.audio, before[0])
+    np.testing.assert_array_equal(given.faces, before[1])
+
+
+def test_it_reads_only_what_it_names(encoder):
+    given = ClipInput(
+        audio=CLIPS[0].audio if "audio" in encoder.reads else None,
+        faces=CLIPS[0].faces if "faces" in encoder.reads else None,
+        face_times=CLIPS[0].face_times if "faces" in encoder.reads else None,
+        text=CLIPS[0].text if "transcript" in encoder.reads else None,
+    )
+    np.testing.assert_array_equal(encoder.encode([given])[0], encoder.encode([CLIPS[0]])[0])
+
+
+def test_an_unknown_option_is_refused_by_name(encoder):
+    name = type(encoder).__module__.rpartition(".")[2]
+    with pytest.raises(Exception, match="no_such_option"):
+        registry.build("encoders", name, {"no_such_option": 1})
+
+
+def test_no_clips_give_no_features(encoder):
+    assert encoder.encode([]) == []

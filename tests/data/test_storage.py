@@ -1,0 +1,77 @@
+import os
+import pickle
+import threading
+
+import pytest
+
+from mer_ray.data.storage import Store
+from mer_ray.errors import StorageError
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "root"))
+
+
+def test_write_then_read_and_list(store):
+    store.write("a/one.bin", b"1")
+    store.write("a/one.bin", b"2")
+    (store / "a").write("deeper/two.bin", b"3")
+    assert store.read("a/one.bin") == b"2"
+    assert store.files("a") == ["one.bin"]
+    assert store.folders("a") == ["deeper"]
+    assert store.exists("a/deeper/two.bin")
+    assert not store.exists("a/none")
+
+
+def test_listing_a_folder_that_is_not_there_is_empty(store):
+    assert store.files("none") == []
+
+
+def test_reading_a_missing_file_says_so(store):
+    with pytest.raises(FileNotFoundError):
+        store.read("none")
+
+
+def test_put_if_absent_lets_exactly_one_of_many_writers_win(store):
+    wins = []
+
+    def put(i):
+        if store.put_if_absent("part", bytes([i]) * 1000):
+            wins.append(i)
+
+    threads = [threading.Thread(target=put, args=(i,)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 1
+    assert store.read("part") == bytes(wins) * 1000
+    assert os.listdir(store.root) == ["part"], "temporary files were left behind"
+
+
+def test_move_aside_keeps_what_was_there(store):
+    store.write("x", b"1")
+    to = store.move_aside("x", "_corrupt")
+    store.write("x", b"2")
+    again = store.move_aside("x", "_corrupt")
+    assert (store.read(to), store.read(again)) == (b"1", b"2")
+    assert not store.exists("x")
+
+
+def test_remove_of_nothing_is_quiet_and_of_a_folder_whole(store):
+    store.remove("none")
+    store.write("f/a", b"1")
+    store.remove("f")
+    assert not store.exists("f")
+
+
+def test_pickles_as_its_address(store):
+    store.write("a", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("a") == b"1"
+
+
+def test_a_refusal_for_good_is_a_storage_error_that_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="same command again"):
+        Store(str(tmp_path / "file")).write("x/y", b"1")

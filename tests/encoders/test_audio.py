@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from mer_ray.encoders import egemaps, logmel
+from mer_ray.encoders.audio_text import prosody
+from mer_ray.encoders.base import ClipInput
+
+
+def tone(frequency_hz, seconds=1.0, gain=0.3):
+    t = np.arange(int(seconds * 16_000)) / 16_000
+    return (gain * sum(np.sin(2 * np.pi * frequency_hz * k * t) / k for k in range(1, 8))).astype(np.float32)
+
+
+def test_a_pure_tone_lights_the_band_it_lies_in():
+    t = np.arange(16_000) / 16_000
+    low, high = (logmel.log_mel(np.sin(2 * np.pi * f * t).astype(np.float32), 40).mean(axis=0) for f in (200, 3000))
+    assert low.argmax() < 8
+    assert 22 < high.argmax() < 32
+
+
+def test_log_mel_has_one_frame_each_10_ms_and_at_least_one():
+    assert logmel.log_mel(np.zeros(16_000, np.float32), 40).shape == (98, 40)
+    assert logmel.log_mel(np.zeros(10, np.float32), 40).shape == (1, 40)
+
+
+@pytest.mark.parametrize("frequency_hz", [90, 150, 220, 380])
+def test_pitch_is_measured(frequency_hz):
+    measures = prosody(tone(frequency_hz), "")
+    assert 2 ** measures[3] == pytest.approx(frequency_hz, rel=0.03)
+    assert measures[6] > 0.9
+
+
+def test_noise_has_no_pitch_and_louder_is_louder():
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    assert prosody(noise, "")[6] < 0.1
+    assert prosody(tone(150, gain=0.3), "")[0] - prosody(tone(150, gain=0.03), "")[0] == pytest.approx(20, abs=0.5)
+
+
+def test_speaking_rate_joins_audio_and_text():
+    assert prosody(tone(150, seconds=2.0), "twelve chars")[-1] == pytest.approx(6.0)
+
+
+def test_egemaps_measures_pitch_and_survives_full_scale():
+    encoder = egemaps.Encoder(egemaps.Config())
+    semitones = [encoder.encode([ClipInput(audio=tone(f))])[0][0, 0] for f in (110, 220)]
+    assert semitones[1] - semitones[0] == pytest.approx(12, abs=0.5)
+    square = np.sign(np.sin(2 * np.pi * 150 * np.arange(16_000) / 16_000)).astype(np.float32)
+    softer = encoder.encode([ClipInput(audio=square * np.float32(0.99))])[0]
+    np.testing.assert_allclose(encoder.encode([ClipInput(audio=square)])[0], softer, rtol=0.1, atol=1.0)

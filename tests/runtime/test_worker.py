@@ -1,0 +1,113 @@
+import pytest
+from made_stages import DoubleStage, LengthStage
+
+from mer_ray.data.storage import Store
+from mer_ray.data.table import Table, row_key
+from mer_ray.runtime.attempts import Attempts
+from mer_ray.runtime.batches import Batch
+from mer_ray.runtime.worker import Worker
+
+
+@pytest.fixture
+def made(tmp_path):
+    stage = LengthStage(tmp_path)
+    table = Table(Store(str(tmp_path / "tables")), stage.name, stage.schema, stage.spec)
+    return stage, table, Worker(stage, table, {}, "session", max_attempts=2)
+
+
+def batch_of(**texts):
+    ids = tuple(texts)
+    return Batch(ids, tuple(row_key(c) for c in ids), {"clip": tuple({"text": t} for t in texts.values())})
+
+
+def read(table, batch):
+    refs = table.index(dict(zip(batch.clip_ids, batch.keys, strict=True)))
+    return {row["clip_id"]: row for row in table.take([refs[c] for c in batch.clip_ids]).to_pylist()}
+
+
+def test_a_batch_becomes_one_part_and_leaves_no_record(made):
+    _, table, worker = made
+    batch = batch_of(a="xy", b="bad")
+    outcome = worker.run(batch)
+    assert (outcome.rows, dict(outcome.errors)) == (2, {"bad_text": 1})
+    rows = read(table, batch)
+    assert rows["a"]["letters"] == 2
+    assert (rows["b"]["present"], rows["b"]["error"], rows["b"]["letters"]) == (False, "bad_text", None)
+    assert table.store.folders("_attempts") == []
+
+
+def test_a_committed_batch_is_not_done_again(made, tmp_path):
+    _, _, worker = made
+    batch = batch_of(a="xy")
+    worker.run(batch)
+    worker.run(batch)
+    assert (tmp_path / "a.tries").read_text() == "x"
+
+
+@pytest.mark.parametrize(("text", "reason"), [("raise", "failed"), ("memory", "out_of_memory")])
+def test_an_exception_quarantines_only_the_clip_at_fault(made, text, reason):
+    _, table, worker = made
+    batch = batch_of(a="x", b="xx", c=text, d="xxx")
+    worker.run(batch)
+    rows = read(table, batch)
+    assert [rows[c]["letters"] for c in "abcd"] == [1, 2, None, 3]
+    assert [rows[c]["error"] for c in "abcd"] == [None, None, reason, None]
+
+
+def test_a_batch_with_too_many_deaths_is_halved_down_to_the_killer(made, tmp_path):
+    _, table, worker = made
+    batch = batch_of(a="x", b="die", c="xx", d="xxx")
+    attempts = Attempts(table.store, "session")
+    for name in (batch.name, batch.slice(0, 2).name, batch.slice(1, 2).name):
+        for _ in range(2):
+            attempts.begin(name, 60.0)
+    worker.run(batch)
+    rows = read(table, batch)
+    assert rows["b"]["error"] == "crashed"
+    assert [rows[c]["letters"] for c in "acd"] == [1, 2, 3]
+    assert not (tmp_path / "b.tries").exists(), "the killer was run again"
+
+
+def test_a_halved_batch_is_never_done_whole_again(made, tmp_path):
+    _, table, worker = made
+    batch = batch_of(a="x", b="raise")
+    worker.run(batch)
+    worker.run(batch)
+    assert len(read(table, batch)) == 2
+    assert len([name for name in table.store.files() if name.endswith(".parquet")]) == 2
+    assert (tmp_path / "a.tries").read_text() == "xx", "once in the batch that failed, once alone, and not again"
+
+
+def test_attempts_of_a_killed_driver_are_forgiven_a_few_times(made):
+    _, table, _ = made
+    for session in ("one", "two", "three"):
+        Attempts(table.store, session).begin("batch", 60.0)
+    assert Attempts(table.store, "four").deaths("batch").count == 0
+    Attempts(table.store, "four").begin("batch", 60.0)
+    assert Attempts(table.store, "four").deaths("batch").count == 1
+    assert Attempts(table.store, "five").deaths("batch").count == 1
+
+
+def test_a_death_past_the_limit_is_a_timeout(made):
+    _, table, worker = made
+    batch = batch_of(a="hang")
+    for _ in range(2):
+        worker.attempts.begin(batch.name, -1.0)
+    worker.run(batch)
+    assert read(table, batch)["a"]["error"] == "timeout"
+
+
+def test_a_stage_reads_upstream_rows_and_sees_null_where_there_is_none(made):
+    _, table, worker = made
+    batch = batch_of(a="xy", b="bad", c="xyz")
+    worker.run(batch)
+    refs = table.index(dict(zip(batch.clip_ids, batch.keys, strict=True)))
+    stage = DoubleStage()
+    below = Table(Store(table.store.path("../..")), stage.name, stage.schema, stage.spec, reads=[table])
+    clips = ("c", "b", "new", "a")
+    inputs = {"length": tuple(refs.get(c) for c in clips)}
+    downstream = Batch(clips, tuple(row_key(c) for c in clips), inputs)
+    Worker(stage, below, {"length": table}, "session", 2).run(downstream)
+    rows = read(below, downstream)
+    assert {c: rows[c]["doubled"] for c in clips} == {"c": 6, "b": None, "new": None, "a": 4}
+    assert rows["b"]["error"] is None, "an upstream error is recorded where it happened, and only there"

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from mer_ray.data import demo, demo_render
+from mer_ray.data.demo_plan import Noise
+from mer_ray.evaluation.denoising import si_sdr_db
+from mer_ray.separators.spectral import Config, Separator
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[demo.DemoClip]:
+    return demo.plan(200, seed=3)
+
+
+@pytest.fixture(scope="module")
+def separator() -> Separator:
+    return Separator(Config())
+
+
+@pytest.mark.parametrize(("kind", "least_gain_db"), [(Noise.WHITE, 3.0), (Noise.STREET, 2.0), (Noise.HUM, 2.0)])
+def test_steady_noise_goes_down(
+    clips: list[demo.DemoClip], separator: Separator, kind: Noise, least_gain_db: float
+) -> None:
+    gains = []
+    for clip in [clip for clip in clips if clip.noise is kind][:6]:
+        noisy, clean = demo_render.noisy_voice(clip), demo.clean_voice(clip)
+        gains.append(si_sdr_db(separator.separate([noisy])[0][0], clean) - si_sdr_db(noisy, clean))
+    assert len(gains) == 6
+    assert np.median(gains) > least_gain_db
+
+
+def test_streams_add_up(clips: list[demo.DemoClip], separator: Separator) -> None:
+    noisy = demo_render.noisy_voice(next(clip for clip in clips if clip.noise is Noise.WHITE))
+    streams = separator.separate([noisy])[0]
+    np.testing.assert_allclose(streams.sum(axis=0), noisy, atol=1e-6)
+    assert not np.allclose(streams[0], streams[1], atol=1e-3)
+
+
+def test_a_clean_voice_is_not_split(clips: list[demo.DemoClip], separator: Separator) -> None:
+    for clip in [clip for clip in clips if clip.noise is None][:10]:
+        voice = demo_render.noisy_voice(clip)
+        streams = separator.separate([voice])[0]
+        np.testing.assert_array_equal(streams, np.stack([voice, voice]) / 2)

@@ -1,0 +1,61 @@
+import pytest
+
+from mer_ray import config
+from mer_ray.errors import ConfigError
+
+
+def test_overrides_parse_as_yaml_and_come_last(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 1\nmining: {rounds: 2, strategy: topk}\n")
+    settings = config.load(config.MineConfig, file, ["mining.rounds=7", "labels=[a, b]", "data.manifest=x.csv"])
+    assert (settings.seed, settings.mining.rounds, settings.mining.strategy) == (1, 7, "topk")
+    assert settings.labels == ["a", "b"]
+    assert settings.data.manifest == "x.csv"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("minig.rounds=3", "unknown key minig; did you mean 'mining'"),
+        ("mining.round=3", "unknown key mining.round; did you mean 'rounds'"),
+        ("mining.rounds=many", "mining.rounds"),
+        ("mining.rounds=-1", "mining.rounds"),
+        ("nonsense", "not of the form"),
+        ("seed=[1", "not YAML"),
+    ],
+)
+def test_a_wrong_override_is_one_clear_message(override, told):
+    with pytest.raises(ConfigError, match=told.replace("[", r"\[")):
+        config.load(config.MineConfig, None, [override])
+
+
+def test_a_missing_file_names_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"demo\.yaml"):
+        config.load(config.MineConfig, "none.yaml")
+
+
+def test_shipped_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load(config.MineConfig, "jobs/configs/demo.yaml").evaluation.ablations
+    assert not config.load(config.MineConfig, "folder.yaml").denoise.enabled
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\xff\xfe"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, content):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        config.load(config.MineConfig, file)
+
+
+def test_the_digest_follows_every_value():
+    one = config.load(config.MineConfig, None, [])
+    other = config.load(config.MineConfig, None, ["fit.dropout=0.31"])
+    assert config.digest(one) == config.digest(config.load(config.MineConfig, None, []))
+    assert config.digest(one) != config.digest(other)
+
+
+def test_every_key_has_a_meaning():
+    rows = list(config.describe(config.MineConfig))
+    assert len(rows) > 50
+    assert [key for key, _, meaning in rows if not meaning] == []
