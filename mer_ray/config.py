@@ -50,10 +50,12 @@ class DemoConfig(Section):
 
 
 class DataConfig(Section):
-    layout: Literal["demo", "manifest", "mertools"] = Field("demo", description="demo | manifest | mertools")
+    layout: Literal["demo", "manifest", "mertools", "chsims"] = Field(
+        "demo", description="demo | manifest | mertools | chsims (also MOSI)"
+    )
     manifest: str | None = Field(None, description="CSV or Parquet manifest, local or s3://")
     media_root: str | None = Field(None, description="folder that URIs are relative to; default the manifest's folder")
-    root: str | None = Field(None, description="folder of a MER2024/MERTools layout")
+    root: str | None = Field(None, description="folder of a MER2024/MERTools or CH-SIMS/MOSI layout")
     features: str | None = Field(None, description="folder of ready features, <encoder>.parquet or <encoder>.npz")
     modalities: dict[str, str] = Field(default_factory=dict, description="modality of each ready feature by its name")
     demo: DemoConfig = DemoConfig()
@@ -94,10 +96,18 @@ class TranscribeConfig(Section):
 class EncoderConfig(Section):
     plugin: str = Field(description="encoder plug-in")
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
-    pooling: Literal["mean", "mean_std"] = Field("mean", description="frames to one vector: mean | mean_std")
+    pooling: Literal["mean", "mean_std"] | list[Literal["mean", "mean_std"]] = Field(
+        "mean", description="frames to one vector: mean | mean_std | a list of them, the first for the learners"
+    )
+    sequences: Literal["float16", "float32"] | None = Field(None, description="also keep the frames, in this type")
     batch_size: int = Field(16, ge=1, description="clips per batch and Parquet part")
     cpus: float = Field(1.0, gt=0, description="CPUs per worker")
     gpus: float = Field(0.0, ge=0, description="GPUs per worker")
+
+    @property
+    def poolings(self) -> tuple[Literal["mean", "mean_std"], ...]:
+        """``pooling`` as a list without repeats."""
+        return (self.pooling,) if isinstance(self.pooling, str) else tuple(dict.fromkeys(self.pooling))
 
 
 class FitConfig(Section):

@@ -23,6 +23,7 @@ TOP_LEVEL = {
 ROWS = (
     ("types", "errors", "config", "registry"),
     ("data",),
+    ("pretrained",),
     ("separators", "recognisers", "detectors", "encoders", "fusion", "mining", "speech", "evaluation"),
     ("stages", "learners", "rounds", "tasks"),
     ("runtime",),

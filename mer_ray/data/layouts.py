@@ -1,4 +1,4 @@
-"""Where a job starts from: a manifest, or a folder of the MER challenges, with ready features or without."""
+"""Where a job starts from: a manifest, or a public set's folder as it lies, with ready features or without."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mer_ray.config import DataConfig
-from mer_ray.data import manifest, mertools, ready
+from mer_ray.data import chsims, manifest, mertools, ready
 from mer_ray.data.manifest import Labels, Manifest
 from mer_ray.data.ready import ReadyFeature
 from mer_ray.data.storage import Store
@@ -47,8 +47,11 @@ def load(config: DataConfig, labels: Labels) -> Source:
         root = _needed(config.root, "data.root", "the folder of a MER2024, MER2025 or MERTools set")
         clips, candidates = mertools.read(root, config.media_root, labels, not features)
         source = Source(clips, features, candidates)
+    elif config.layout == "chsims":
+        root = _needed(config.root, "data.root", "the folder of a CH-SIMS or MOSI set")
+        source = Source(chsims.read(root, config.media_root, labels, not features), features)
     else:
-        raise ConfigError(f"data.layout={config.layout} names nothing to read; set manifest or mertools")
+        raise ConfigError(f"data.layout={config.layout} names nothing to read; set manifest, mertools or chsims")
     if not features and not any(clip.video or clip.audio or clip.text or clip.faces for clip in source.manifest.clips):
         raise ManifestError(
             f"{source.manifest.path} is refused: no clip has media or text, and there are no ready features; "

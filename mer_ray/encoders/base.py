@@ -12,13 +12,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from mer_ray.pretrained import weights as weights_
+from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
+
+if TYPE_CHECKING:  # light encoders run without the seconds and the memory that torch takes
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from mer_ray.pretrained.architecture import Architecture
+    from mer_ray.pretrained.forward import Item, Runner
 
 
 class Config(BaseModel):
@@ -51,11 +62,13 @@ class Encoder(ABC):
         modality: what the features listen to.
         reads: the tables it needs, of ``audio``, ``faces`` and ``transcript``; all must be present in a clip.
         version: raised when the same input would give other numbers.
+        licence: of the code and data inside, for ``jobs/extract.py --list``; weights have their own.
     """
 
     modality: ClassVar[Modality]
     reads: ClassVar[tuple[str, ...]]
     version: ClassVar[int]
+    licence: ClassVar[str] = "Apache-2.0"
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -69,6 +82,16 @@ class Encoder(ABC):
     def identity(self) -> str:
         """What the numbers depend on beside config and version: model id, revision, digest of the weights."""
         return "no weights"
+
+    @property
+    def dtype(self) -> str:
+        """The precision of its arithmetic: ``float32`` or ``bfloat16``."""
+        return "float32"
+
+    @property
+    def spec_options(self) -> dict[str, Any]:
+        """The options that the numbers depend on, JSON-able: part of a table's digest."""
+        return self.config.model_dump(mode="json")
 
     def load(self) -> None:  # noqa: B027 - optional: most light encoders have nothing to load
         """Load the model, once per process, before the first ``encode``."""
@@ -107,3 +130,142 @@ def pool(frames_TD: NDArray[np.float32], how: Pooling) -> NDArray[np.float32]:
 def pooled_dim(dim: int, how: Pooling) -> int:
     """The width of ``pool``'s result for frames of width ``dim``."""
     return dim if how is Pooling.MEAN else 2 * dim
+
+
+class PretrainedConfig(Config):
+    """Base of the ``Config`` of encoders with weights. Each sets its own default ``budget``."""
+
+    weights: Weights = Field(description="where the weights come from")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on cuda, else float32")
+    compile: bool = Field(False, description="torch.compile the model: slow to start, then faster")
+    budget: int = Field(ge=1, description="count x longest of one forward")
+
+
+class PretrainedEncoder(Encoder):
+    """An encoder that runs a library's model on items (clips, windows, frames, texts) in length-bucketed batches.
+
+    A family says how to make its model, how a clip becomes items, items a batch, and a batch features; weights, device,
+    precision, batches and running out of memory are handled here. In a batch an item gives what it gives alone, within
+    1e-4 (float32) or 2e-2 (bfloat16), relative to the largest value.
+
+    Class attributes:
+        architectures: what ``random:NAME`` may name.
+        exact: only items of the very same size share a batch; a property where it depends on the weights.
+    """
+
+    architectures: ClassVar[Mapping[str, Architecture]]
+    exact: bool = False
+    config: PretrainedConfig
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self._runner: Runner | None = None
+        self._model: nn.Module | None = None
+
+    @property
+    def identity(self) -> str:
+        """See the base class."""
+        return weights_.identity(self.config.weights)
+
+    @property
+    def dtype(self) -> str:
+        """See the base class."""
+        if self.config.dtype != "auto":
+            return self.config.dtype
+        return "bfloat16" if self._device == "cuda" else "float32"
+
+    @property
+    def spec_options(self) -> dict[str, Any]:
+        """See the base class: neither where the weights lie nor what only changes the speed."""
+        return self.config.model_dump(mode="json", exclude={"weights", "device", "compile", "budget"}) | {
+            "dtype": self.dtype
+        }
+
+    @cached_property
+    def model_config(self) -> Any:
+        """The library's configuration of the model, read without its weights."""
+        from mer_ray.pretrained import architecture  # noqa: PLC0415
+
+        if self.config.weights.is_random:
+            return architecture.pick(self.architectures, self.config.weights).config()
+        return self._read_config(weights_.fetch(self.config.weights, only_config=True))
+
+    def load(self) -> None:
+        """See the base class."""
+        import torch  # noqa: PLC0415
+
+        from mer_ray.pretrained import architecture, forward  # noqa: PLC0415
+
+        runner = forward.Runner(
+            self._device, getattr(torch, self.dtype), self.config.budget, compile_model=self.config.compile
+        )
+        if self.config.weights.is_random:
+            model = architecture.randomly(lambda: self._build(self.model_config), self._device)
+            self._prepare_randomly()
+        else:
+            folder = weights_.fetch(self.config.weights)
+            model = self._load(folder)
+            self._prepare(folder)
+        self._model = runner.place(self._adapt(model))
+        self._runner = runner
+
+    def encode(self, clips: Sequence[ClipInput]) -> list[NDArray[np.float32]]:
+        """See the base class."""
+        if self._runner is None:
+            self.load()
+        assert self._runner is not None
+        items = [item for i, clip in enumerate(clips) for item in self._items(i, clip)]
+        made = self._runner.map(items, self._collate, self._forward, exact=self.exact)
+        parts: list[list[NDArray[np.float32]]] = [[] for _ in clips]
+        for item, result in zip(items, made, strict=True):
+            parts[item.clip].append(result.numpy())
+        return [np.concatenate(part) for part in parts]
+
+    @property
+    def _device(self) -> str:
+        if self.config.device != "auto":
+            return self.config.device
+        from mer_ray.pretrained import forward  # noqa: PLC0415
+
+        return forward.pick_device("auto")
+
+    def _read_config(self, folder: Any) -> Any:
+        """The library's configuration from a folder of ``weights.fetch``; transformers' by default."""
+        from transformers import AutoConfig  # noqa: PLC0415
+
+        return AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=self.config.weights.trust_remote_code
+        )
+
+    @abstractmethod
+    def _build(self, model_config: Any) -> nn.Module:
+        """The model of a configuration, its weights not loaded."""
+
+    @abstractmethod
+    def _load(self, folder: Any) -> nn.Module:
+        """The model with its weights."""
+
+    @abstractmethod
+    def _prepare(self, folder: Any) -> None:
+        """Load what stands before the model: feature extractor, image processor, tokenizer."""
+
+    @abstractmethod
+    def _prepare_randomly(self) -> None:
+        """Make the same for random weights."""
+
+    def _adapt(self, model: nn.Module) -> nn.Module:
+        """Cut off what is not read out, add adapters, catch layers; before the model is placed."""
+        return model
+
+    @abstractmethod
+    def _items(self, index: int, clip: ClipInput) -> list[Item]:
+        """The items of the clip at ``index``, at least one; their results follow each other in time."""
+
+    @abstractmethod
+    def _collate(self, payloads: list[Any]) -> dict[str, Any]:
+        """Inputs of one forward, on the CPU. Called from another thread on CUDA."""
+
+    @abstractmethod
+    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+        """(t, D) per payload, of any float type; ``inputs`` are on the device."""

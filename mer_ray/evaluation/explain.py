@@ -68,15 +68,19 @@ def overlap_warnings(clips: Iterable[Clip], digests: Mapping[str, str] | None = 
     return warnings
 
 
-def leave_one_out(predict: Predict, present_NM: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How much the probability of each clip's predicted class falls when one feature is hidden (P0, interpretability).
+def leave_one_out(predict: Predict, present_NM: NDArray[np.bool_], label_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much the probability of each clip's label falls when one feature is hidden (P0, interpretability).
+
+    Args:
+        predict: asked once with everything, and once more per feature.
+        present_NM: the features that each clip has.
+        label_N: the class whose probability is watched; by mode voting it need not be the likeliest.
 
     Returns:
         float64 (N, M): positive where the feature speaks for the label, NaN where it is absent or the only one.
     """
-    whole = np.asarray(predict(present_NM), np.float64)
-    rows = np.arange(len(whole))
-    label = whole.argmax(axis=1)
+    rows = np.arange(len(label_N))
+    whole = np.asarray(predict(present_NM), np.float64)[rows, label_N]
     deltas = np.full(present_NM.shape, np.nan)
     for feature in range(present_NM.shape[1]):
         hidden = present_NM.copy()
@@ -85,8 +89,8 @@ def leave_one_out(predict: Predict, present_NM: NDArray[np.bool_]) -> NDArray[np
         if not can.any():
             continue
         hidden[~can] = present_NM[~can]
-        without = np.asarray(predict(hidden), np.float64)[rows, label]
-        deltas[can, feature] = (whole[rows, label] - without)[can]
+        without = np.asarray(predict(hidden), np.float64)[rows, label_N]
+        deltas[can, feature] = (whole - without)[can]
     return deltas
 
 

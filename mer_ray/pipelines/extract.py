@@ -116,7 +116,7 @@ def collect(
     settings: config.MineConfig,
     clips: Sequence[Clip],
     made: Mapping[str, Made],
-    ready_features: Iterable[ready.ReadyFeature],
+    vectors: Iterable[ready.Loaded],
 ) -> Extraction:
     """Bring the encoders' vectors and the user's ready features into the manifest's order, and count what is lost."""
     ids = tuple(clip.clip_id for clip in clips)
@@ -130,8 +130,7 @@ def collect(
     for name, encoder in settings.encoders.items():
         if name in made:
             features.append(_feature(name, _modality(encoder), made[name], ids))
-    for item in ready_features:
-        loaded = ready.load(item, ids)
+    for loaded in vectors:
         features.append(loaded.feature)
         quarantine.extend(Quarantined(**row) for row in loaded.quarantine)
     features = [feature for feature in features if feature.present.any()]

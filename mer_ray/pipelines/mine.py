@@ -65,12 +65,13 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     if dry_run:
         estimate.show(estimate.estimate(steps, settings), tables, console)
         return 0
+    vectors = source.vectors(brought)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     with session(settings.runtime):
         made = extract.run(steps, settings, journal, console)
-        extraction = extract.collect(settings, brought.clips, made, brought.features)
+        extraction = extract.collect(settings, brought.clips, made, vectors)
         results.write_quarantine(run_dir, extraction)
         experiment = _experiment(settings, brought, extraction)
         mined, ablations = _mine(experiment, settings, run_dir, journal, console)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from mer_ray import __version__, config
 from mer_ray.data import demo
 from mer_ray.data.media import Decoder, decode_flac
+from mer_ray.data.storage import Store
 from mer_ray.evaluation import denoising, explain, metrics, report
-from mer_ray.pipelines import results
+from mer_ray.pipelines import hidden, results
 from mer_ray.pipelines.extract import AUDIO, FACES, TRANSCRIPT
 from mer_ray.pipelines.results import Run
 from mer_ray.runtime.journal import Journal, environment
@@ -61,7 +62,7 @@ def gather(run: Run, figures: Mapping[str, Any], journal: Journal) -> report.Rep
         groups=_groups(run, truth),
         denoise=_denoise(run),
         quarantine=_quarantine(run),
-        clips=tuple(_clips(run, weights)),
+        clips=tuple(_clips(run, weights, journal.store / "rounds")),
         faces_shown=run.settings.report.faces,
         timings=tuple(
             report.StepTime(step, work["seconds"], int(work["clips"])) for step, work in journal.work().items()
@@ -188,7 +189,7 @@ def _quarantine(run: Run) -> tuple[report.QuarantineLine, ...]:
     )
 
 
-def _clips(run: Run, weights: Mapping[str, NDArray[np.float64]]) -> Iterator[report.ClipReport]:
+def _clips(run: Run, weights: Mapping[str, NDArray[np.float64]], rounds: Store) -> Iterator[report.ClipReport]:
     """Clips worth a look: adopted ones, contested ones, and labelled ones whose label is in doubt."""
     adopted = np.flatnonzero(results.adopted_round(run))
     surest = adopted[np.argsort(-run.mined.final.confidence[adopted], kind="stable")]
@@ -205,9 +206,19 @@ def _clips(run: Run, weights: Mapping[str, NDArray[np.float64]]) -> Iterator[rep
             )
         ],
     }
+    shown = np.unique(np.concatenate(list(groups.values())))
+    if not len(shown):
+        return
+    falls = hidden.effects(run.experiment, run.mined, rounds, shown)
     for group, rows in groups.items():
         for row in rows:
-            yield _clip(run, group, int(row), weights)
+            place = int(np.searchsorted(shown, row))
+            yield _clip(run, group, int(row), _known(weights, int(row)), _known(falls, place))
+
+
+def _known(values: Mapping[str, NDArray[np.float64]], row: int) -> dict[str, float]:
+    """One row of some columns, those that are NaN there left out."""
+    return {name: float(column[row]) for name, column in values.items() if not np.isnan(column[row])}
 
 
 def _spread(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -220,7 +231,9 @@ def _spread(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.in
     return np.array([row for _, _, row in sorted(ranked)[:_CLIPS_PER_GROUP]], dtype=np.int64)
 
 
-def _clip(run: Run, group: str, row: int, weights: Mapping[str, NDArray[np.float64]]) -> report.ClipReport:
+def _clip(
+    run: Run, group: str, row: int, weights: Mapping[str, float], without: Mapping[str, float]
+) -> report.ClipReport:
     clip_id = run.experiment.features.clip_ids[row]
     final, last = run.mined.final, run.mined.last
     votes = []
@@ -228,7 +241,6 @@ def _clip(run: Run, group: str, row: int, weights: Mapping[str, NDArray[np.float
         vote = last.votes[learner][row]
         if not np.isnan(vote).any():
             votes.append(report.Vote(learner, run.names[int(vote.argmax())], float(vote.max())))
-    shares = {m: float(w[row]) for m, w in weights.items() if not np.isnan(w[row])}
     truth, given = int(run.truth[row]), int(run.experiment.labels[row])
     adopted = int(results.adopted_round(run)[row])
     return report.ClipReport(
@@ -239,7 +251,8 @@ def _clip(run: Run, group: str, row: int, weights: Mapping[str, NDArray[np.float
         true_label=run.names[truth] if truth >= 0 else None,
         given_label=run.names[given] if given >= 0 else None,
         votes=tuple(votes),
-        weights=shares,
+        weights=weights,
+        without=without,
         transcript=_transcript(run, clip_id),
         faces=_faces(run, clip_id) if run.settings.report.faces else (),
         round_adopted=adopted - 1 if adopted else None,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from mer_ray.config import MineConfig
-from mer_ray.data import demo, layouts
+from mer_ray.data import demo, layouts, ready
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.ready import ReadyFeature
 from mer_ray.data.storage import Store
@@ -66,6 +66,17 @@ def load(settings: MineConfig, run_dir: Store, console: Console) -> Brought:
     listed = settings.submission.candidates
     candidates = submission.read_candidates(listed) if listed else source.candidates
     return Brought(source.manifest, source.features, submission.check_candidates(source.manifest, candidates), folder)
+
+
+def vectors(brought: Brought) -> tuple[ready.Loaded, ...]:
+    """The ready features, read and checked whole: a file that cannot be used is refused before anything is started.
+
+    Raises:
+        FeatureFileError: see ``ready.load``.
+        StorageError: S3 refused to be read.
+    """
+    clip_ids = [clip.clip_id for clip in brought.clips]
+    return tuple(ready.load(feature, clip_ids) for feature in brought.features)
 
 
 def _make_demo(settings: MineConfig, run_dir: Store, console: Console) -> Path:

@@ -4,6 +4,10 @@ The noise is tracked by speech presence (Gerkmann and Hendriks 2012, "Unbiased M
 gain is the log-spectral amplitude estimator with a decision-directed prior (Ephraim and Malah 1985). Stream 0 is the
 speech, stream 1 what is left; they add up to the input.
 
+It does not part voices from voices. Steady noise fills most cells, so that their median lies near the tracked power;
+babble leaves gaps, the track follows those, and the gain would thin out all talkers alike. Such sound is left whole.
+MEASURED
+
 Shapes: S samples, T frames, F frequency bins.
 """
 
@@ -36,17 +40,20 @@ class Config(base.Config):
     """Options of the spectral separator."""
 
     clean_above_db: float = Field(28.0, description="voices that stand further above their pauses are left whole")
+    most_above_noise_db: float = Field(
+        3.0, description="sound whose median cell stands further above the tracked noise is babble and left whole"
+    )
     least_gain_db: float = Field(-22.0, le=0, description="lowest gain of a time-frequency cell")
 
 
 class Separator(base.Separator):
     """Splits by a real-valued mask.
 
-    A voice without noise has one source, not two: both streams are then half of the input, equally like the original
-    to any recogniser, so that the choice of P1 section 2.4.2 keeps the original.
+    A voice without noise, and one among other voices, is not split: both streams are then half of the input, equally
+    like the original to any recogniser, so that the choice of P1 section 2.4.2 keeps the original.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -64,7 +71,10 @@ class Separator(base.Separator):
         power = np.abs(spectrum_FT.T) ** 2 + 1e-16
         if above_pauses_db(power) > self.options.clean_above_db:
             return halves
-        gain = _gain(power, noise_power(power), 10 ** (self.options.least_gain_db / 20))
+        noise = noise_power(power)
+        if above_noise_db(power, noise) > self.options.most_above_noise_db:
+            return halves
+        gain = _gain(power, noise, 10 ** (self.options.least_gain_db / 20))
         _, speech = istft(spectrum_FT * gain.T, SAMPLE_RATE_HZ, nperseg=_WINDOW, noverlap=_WINDOW - _HOP)
         speech = speech[: len(waveform)].astype(np.float32)
         return np.stack([speech, waveform - speech])
@@ -83,6 +93,11 @@ def above_pauses_db(power_TF: Power) -> float:
     """The mean power over that of the quietest twentieth of the time, in dB: the SNR, where people pause."""
     levels = uniform_filter1d(power_TF.sum(axis=1), 5)
     return float(10 * np.log10(levels.mean() / np.quantile(levels, 0.05)))
+
+
+def above_noise_db(power_TF: Power, noise_TF: Power) -> float:
+    """How far the median cell stands above the tracked noise, in dB: near 0 in noise that is there all the time."""
+    return float(np.median(10 * np.log10(power_TF / noise_TF)))
 
 
 def _start(power_TF: Power) -> Power:

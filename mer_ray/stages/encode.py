@@ -31,10 +31,18 @@ _PREPARED = pa.struct(
 )
 """What ``prepare`` makes of a clip: raw float32 samples, raw uint8 pixels; null where the clip lacks an input."""
 
+_FRAMES = (
+    pa.field("frames", pa.large_binary()),
+    pa.field("num_frames", pa.int32()),
+    pa.field("dim", pa.int32()),
+)
+
 
 class EncodeStage(Stage):
     """Makes the table of one encoder: column ``vector``, float32, as wide as the encoder's pooled features.
 
+    With several poolings the first makes ``vector`` and each other one a column ``vector_<pooling>``. On request the
+    frames before pooling are kept too: ``frames`` (binary, row-major), with ``num_frames`` and ``dim``.
     A clip that lacks any table the encoder reads is absent. A vector with NaN or infinity is an error.
 
     Args:
@@ -48,9 +56,9 @@ class EncodeStage(Stage):
     def __init__(self, name: str, encoder_config: EncoderConfig, clip_seconds: float) -> None:
         self.name = name
         self.encoder_config = encoder_config
-        self.encoder: Encoder = registry.build("encoders", encoder_config.plugin, encoder_config.options)
+        self.encoder: Encoder = registry.build("encoders", encoder_config.plugin, _placed(encoder_config))
         self.reads = self.encoder.reads
-        self.pooling = Pooling(encoder_config.pooling)
+        self.poolings = tuple(Pooling(how) for how in encoder_config.poolings)
         self.resources = Resources(
             cpus=encoder_config.cpus,
             gpus=encoder_config.gpus,
@@ -60,13 +68,17 @@ class EncodeStage(Stage):
 
     @property
     def dim(self) -> int:
-        """Width of the vectors."""
-        return pooled_dim(self.encoder.dim, self.pooling)
+        """Width of ``vector``."""
+        return pooled_dim(self.encoder.dim, self.poolings[0])
 
     @property
     def columns(self) -> tuple[pa.Field, ...]:
-        """The pooled vector."""
-        return (pa.field("vector", pa.list_(pa.float32(), self.dim)),)
+        """The pooled vectors, and the frames if they are wanted."""
+        vectors = [
+            pa.field(name, pa.list_(pa.float32(), pooled_dim(self.encoder.dim, pooling)))
+            for name, pooling in self._vector_names().items()
+        ]
+        return (*vectors, *(_FRAMES if self.encoder_config.sequences else ()))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -74,7 +86,8 @@ class EncodeStage(Stage):
         return {
             "version": self.version,
             "encoder": plugin_spec(self.encoder_config.plugin, self.encoder),
-            "pooling": str(self.pooling),
+            "pooling": [str(pooling) for pooling in self.poolings],
+            "sequences": self.encoder_config.sequences,
         }
 
     @property
@@ -84,8 +97,9 @@ class EncodeStage(Stage):
             "model": self.encoder_config.plugin,
             "revision": f"{self.encoder.version}, {self.encoder.identity}",
             "modality": str(self.encoder.modality),
-            "dtype": "float32",
-            "pooling": str(self.pooling),
+            "dtype": self.encoder.dtype,
+            "pooling": ", ".join(self.poolings),
+            **({"frames_dtype": self.encoder_config.sequences} if self.encoder_config.sequences else {}),
         }
 
     def setup(self) -> None:
@@ -106,8 +120,8 @@ class EncodeStage(Stage):
         clip_ids = batch.column("clip_id").to_pylist()
         results: list[Any] = [_read(scalar) for scalar in batch.column("prepared")]
         whole = [i for i, given in enumerate(results) if isinstance(given, ClipInput)]
-        for i, vector in zip(whole, isolate(self._vectors, [results[i] for i in whole]), strict=True):
-            results[i] = _checked(vector)
+        for i, columns in zip(whole, isolate(self._encoded, [results[i] for i in whole]), strict=True):
+            results[i] = _checked(columns)
         rows = []
         for clip_id, result in zip(clip_ids, results, strict=True):
             if isinstance(result, ClipError):
@@ -115,15 +129,31 @@ class EncodeStage(Stage):
             elif result is None:
                 rows.append(absent(clip_id))
             else:
-                rows.append({"clip_id": clip_id, "present": True, "vector": result})
+                rows.append({"clip_id": clip_id, "present": True, **result})
         return self.rows_to_table(rows)
 
-    def _vectors(self, clips: Sequence[ClipInput]) -> list[NDArray[np.float32]]:
-        vectors = [pool(frames, self.pooling) for frames in self.encoder.encode(clips)]
-        for vector in vectors:
-            if vector.shape != (self.dim,):
-                raise AssertionError(f"{self.name}: a vector of {vector.shape}, promised ({self.dim},)")
-        return vectors
+    def _vector_names(self) -> dict[str, Pooling]:
+        return {"vector" if i == 0 else f"vector_{how}": how for i, how in enumerate(self.poolings)}
+
+    def _encoded(self, clips: Sequence[ClipInput]) -> list[dict[str, Any]]:
+        """The table's own columns for each clip."""
+        made = []
+        for frames_TD in self.encoder.encode(clips):
+            if frames_TD.ndim != 2 or frames_TD.shape[1] != self.encoder.dim:
+                raise AssertionError(f"{self.name}: frames of {frames_TD.shape}, promised (T, {self.encoder.dim})")
+            columns: dict[str, Any] = {name: pool(frames_TD, how) for name, how in self._vector_names().items()}
+            if self.encoder_config.sequences:
+                columns["frames"] = frames_TD.astype(self.encoder_config.sequences).tobytes()
+                columns["num_frames"], columns["dim"] = frames_TD.shape
+            made.append(columns)
+        return made
+
+
+def _placed(encoder_config: EncoderConfig) -> dict[str, Any]:
+    """The plug-in's options; an encoder with a model runs where its worker's resources are, unless told otherwise."""
+    plugin = registry.find("encoders", encoder_config.plugin)
+    placed = {"device": "cuda" if encoder_config.gpus else "cpu"} if "device" in plugin.Config.model_fields else {}
+    return placed | encoder_config.options
 
 
 def _decode(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -154,8 +184,11 @@ def _read(prepared: pa.StructScalar) -> ClipInput | ClipError | None:
     )
 
 
-def _checked(vector: NDArray[np.float32] | ClipError) -> NDArray[np.float32] | ClipError:
-    if isinstance(vector, ClipError) or np.isfinite(vector).all():
-        return vector
+def _checked(columns: dict[str, Any] | ClipError) -> dict[str, Any] | ClipError:
+    if isinstance(columns, ClipError):
+        return columns
+    vector: NDArray[np.float32] = columns["vector"]
+    if np.isfinite(vector).all():
+        return columns
     bad = int((~np.isfinite(vector)).sum())
     return ClipError(Reason.NOT_FINITE, f"{bad} of {len(vector)} numbers are NaN or infinite")

@@ -15,6 +15,6 @@ def plugin_spec(name: str, plugin: Detector | Encoder | Recogniser | Separator) 
     return {
         "name": name,
         "version": plugin.version,
-        "options": plugin.config.model_dump(mode="json"),
+        "options": plugin.spec_options if isinstance(plugin, Encoder) else plugin.config.model_dump(mode="json"),
         "identity": plugin.identity,
     }

@@ -188,6 +188,7 @@ def test_symlinks_out_of_the_folder_are_refused(mer2024, tmp_path_factory):
     [
         ({"layout": "manifest"}, "data.manifest"),
         ({"layout": "mertools"}, "data.root"),
+        ({"layout": "chsims"}, "data.root"),
         ({"layout": "demo"}, "layout=demo"),
     ],
 )

@@ -52,8 +52,10 @@ def test_leave_one_out_is_the_fall_of_the_labels_probability() -> None:
         first = 0.5 + 0.4 * mask[:, 0] - 0.1 * mask[:, 1]
         return np.stack([first, 1 - first], axis=1)
 
-    deltas = explain.leave_one_out(predict, present)
+    deltas = explain.leave_one_out(predict, present, np.array([0, 0]))
     np.testing.assert_allclose(deltas, [[0.4, -0.1], [np.nan, np.nan]], atol=1e-12)
+    other = explain.leave_one_out(predict, present, np.array([1, 0]))
+    np.testing.assert_allclose(other[0], [-0.4, 0.1], atol=1e-12, err_msg="the label watched is the one given")
     assert present.tolist() == [[True, True], [True, False]], "the caller's mask is as it was"
 
 

@@ -101,3 +101,27 @@ def test_too_few_labelled_clips_left_to_learn_from_fail_the_job(vectors, tmp_pat
     assert "Traceback" not in done.stderr
     quarantine = pq.read_table(tmp_path / "run/quarantine.parquet")
     assert quarantine["clip_id"].to_pylist() == [f"c{i:02d}" for i in range(60) if i not in kept]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["strangers", pytest.param("ragged", marks=pytest.mark.slow), pytest.param("truncated", marks=pytest.mark.slow)],
+)
+def test_features_that_cannot_be_used_are_refused_before_anything_starts(vectors, tmp_path, fault):
+    arguments = vectors(np.arange(60))
+    told = {
+        "strangers": "has no vector for any clip of the manifest, and 3 for others, for instance 'x0'",
+        "ragged": "is ragged: the vector of 'c00' is 2 wide",
+        "truncated": "is truncated or is not of its form",
+    }[fault]
+    clips, width = (["c01", "c00", "c02"], [3, 2, 3]) if fault == "ragged" else (["x0", "x1", "x2"], [3, 3, 3])
+    path = tmp_path / "features" / "face_net.parquet"
+    pd.DataFrame({"clip_id": clips, "vector": [np.ones(w) for w in width]}).to_parquet(path)
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    done = made_job.mine(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: ready feature {path} "), done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists(), "something was started"

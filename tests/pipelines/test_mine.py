@@ -1,6 +1,7 @@
 """The whole job, run as a user runs it, on features and text that take seconds."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,17 @@ def test_the_report_is_one_file_that_needs_no_network(finished):
     assert "c40" in page
     for outside in ('src="http', 'href="http', "@import", "url(http"):
         assert outside not in page
+
+
+def test_the_report_says_what_hiding_each_modality_does(finished):
+    page = (finished[0] / "report.html").read_text()
+    cards = re.findall(r'<article class="card clip".*?</article>', page, re.DOTALL)
+    assert cards
+    for card in cards:
+        weights = dict(re.findall(r'<li class="m\d">(\w+) (\d+) %', card))
+        told = re.findall(r"without (\w+), in points", card)
+        assert {name for name, weight in weights.items() if weight != "0"} <= set(told) <= set(weights)
+    assert re.search(r"in points\">\(\N{MINUS SIGN}[1-9]", page), "hiding costs no clip's label anything"
 
 
 def test_pseudo_labels_can_be_traced(finished):

@@ -29,6 +29,29 @@ def test_steady_noise_goes_down(
     assert np.median(gains) > least_gain_db
 
 
+def test_one_voice_among_others_is_not_split(separator: Separator) -> None:
+    split_all = Separator(Config(most_above_noise_db=200))
+    harm = []
+    for clip in [clip for clip in demo.plan(400, seed=19) if clip.noise is Noise.BABBLE][:24]:
+        noisy, clean = demo_render.noisy_voice(clip), demo.clean_voice(clip)
+        streams = separator.separate([noisy])[0]
+        if np.array_equal(streams, np.stack([noisy, noisy]) / 2):
+            harm.append(si_sdr_db(noisy, clean) - si_sdr_db(split_all.separate([noisy])[0][0], clean))
+    assert len(harm) >= 22
+    assert np.median(harm) > 0, "splitting would not have harmed: there is nothing to guard against"
+
+
+def test_steady_noise_is_not_taken_for_babble(separator: Separator) -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(48_000) / 16_000
+    syllables = np.sin(2 * np.pi * 4 * time) > -0.9
+    voice = syllables * sum(np.sin(2 * np.pi * 150 * n * time) / n for n in range(1, 20))
+    for level in (0.1, 0.5, 2.0):
+        noisy = (0.1 * (voice + level * rng.normal(size=len(time)))).astype(np.float32)
+        streams = separator.separate([noisy])[0]
+        assert not np.array_equal(streams[0], streams[1]), "speech almost without pauses was left in its noise"
+
+
 def test_streams_add_up(clips: list[demo.DemoClip], separator: Separator) -> None:
     noisy = demo_render.noisy_voice(next(clip for clip in clips if clip.noise is Noise.WHITE))
     streams = separator.separate([noisy])[0]

@@ -1,0 +1,215 @@
+"""HuBERT and its kin: wav2vec 2.0, WavLM, data2vec-audio, in base, large and Chinese variants, by their weights.
+
+Read out are hidden states of the transformer, a frame every 20 ms: the mean of the last four (P1), their sum (P3), one
+layer, or a learnt weighting (P2 section 2.1), with the adapters of P2 where they were trained.
+
+Shapes: S samples, T frames, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    Data2VecAudioConfig,
+    HubertConfig,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+)
+
+from mer_ray.encoders import base
+from mer_ray.encoders.base import ClipInput
+from mer_ray.errors import ConfigError
+from mer_ray.pretrained import architecture
+from mer_ray.pretrained.adapters import add_adapters
+from mer_ray.pretrained.architecture import Architecture
+from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.layers import LayerReader, Readout, combine
+from mer_ray.pretrained.weights import Weights
+from mer_ray.types import SAMPLE_RATE_HZ, Modality
+
+_FAMILIES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
+_MIN_SAMPLES = 400  # one frame: the receptive field of the convolutions
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+}
+ARCHITECTURES = {
+    "hubert-base": Architecture(
+        HubertConfig, 95e6, "HuBERT (Hsu et al. 2021), table 1", "facebook/hubert-base-ls960", "Apache-2.0"
+    ),
+    "hubert-large": Architecture(
+        lambda: HubertConfig(**_LARGE),
+        317e6,
+        "HuBERT (Hsu et al. 2021), table 1",
+        "facebook/hubert-large-ll60k",
+        "Apache-2.0",
+    ),
+    "chinese-hubert-large": Architecture(
+        lambda: HubertConfig(**_LARGE),
+        317e6,
+        "HuBERT (Hsu et al. 2021), table 1: the same architecture",
+        "TencentGameMate/chinese-hubert-large",
+        "MIT",
+    ),
+    "wav2vec2-large": Architecture(
+        lambda: Wav2Vec2Config(**_LARGE),
+        317e6,
+        "wav2vec 2.0 (Baevski et al. 2020), section 4.2",
+        "facebook/wav2vec2-large-lv60",
+        "Apache-2.0",
+    ),
+    "wavlm-large": Architecture(
+        lambda: WavLMConfig(**{**_LARGE, "conv_bias": False}),
+        316.62e6,
+        "WavLM (Chen et al. 2022), table 1",
+        "microsoft/wavlm-large",
+        "CC-BY-SA-3.0",
+    ),
+    "data2vec-audio-large": Architecture(
+        lambda: Data2VecAudioConfig(**{**_LARGE, "do_stable_layer_norm": False}),
+        317e6,
+        "data2vec (Baevski et al. 2022), section 4: the size of wav2vec 2.0 large",
+        "facebook/data2vec-audio-large",
+        "Apache-2.0",
+    ),
+}
+
+
+class Config(base.PretrainedConfig, Readout):
+    """Which weights, and what is read out of them."""
+
+    budget: int = Field(60 * SAMPLE_RATE_HZ, ge=1, description="samples of one forward: clips x longest clip")
+    window_seconds: float = Field(
+        30.0, gt=0.1, description="a longer clip is encoded in equal windows of at most this, side by side"
+    )
+    adapters: str | None = Field(None, description="safetensors file of P2's adapters, trained for these weights")
+    final_norm: bool = Field(
+        False, description="the last state behind the stack's final norm, as transformers 4 and features made by it"
+    )
+
+
+class Encoder(base.PretrainedEncoder):
+    """Frames of a speech model, 50 a second.
+
+    A waveform shorter than 25 ms is padded with silence to one frame. Silence gives the model's features of silence:
+    where the weights want waveforms of unit variance, those of all zeros.
+    """
+
+    modality = Modality.AUDIO
+    reads = ("audio",)
+    version = 1
+    architectures: ClassVar = ARCHITECTURES
+    config: Config
+
+    @property
+    def dim(self) -> int:
+        """The transformer's width, times the layers if they stand side by side."""
+        return self.config.width(self.model_config.num_hidden_layers, self.model_config.hidden_size)
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """Whether padding would change the features.
+
+        Group norm in the convolutions takes its statistics over the padding too, and data2vec's stacked positional
+        convolutions carry it into the clip; such models are batched by exact length.
+        """
+        return bool(self.model_config.feat_extract_norm == "group" or self.model_config.model_type == "data2vec-audio")
+
+    def _read_config(self, folder: Path) -> Any:
+        config = super()._read_config(folder)
+        if config.model_type not in _FAMILIES:
+            raise ConfigError(
+                f"weights {self.config.weights.source}: a model of type {config.model_type!r}; the hubert plug-in "
+                f"takes {', '.join(_FAMILIES)}"
+            )
+        return config
+
+    def _build(self, model_config: Any) -> nn.Module:
+        model: nn.Module = AutoModel.from_config(model_config)
+        return model
+
+    def _load(self, folder: Path) -> nn.Module:
+        model: nn.Module = architecture.load(AutoModel, folder, self.config.weights, ("masked_spec_embed",))
+        return model
+
+    def _prepare(self, folder: Path) -> None:
+        self._extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+
+    def _prepare_randomly(self) -> None:
+        self._extractor = Wav2Vec2FeatureExtractor(do_normalize=self.model_config.feat_extract_norm == "layer")
+
+    def _adapt(self, model: Any) -> nn.Module:
+        num_layers = self.model_config.num_hidden_layers
+        if self.config.adapters:
+            add_adapters(model.encoder.layers, self.config.adapters)
+        stable = getattr(self.model_config, "do_stable_layer_norm", False)
+        wanted = self.config.indices(num_layers)
+        self._reader = LayerReader(model.encoder, "layers", wanted, normed=self.config.final_norm and stable)
+        self._learnt = self.config.learnt(num_layers)
+        return model  # type: ignore[no-any-return]
+
+    def _items(self, index: int, clip: ClipInput) -> list[Item]:
+        assert clip.audio is not None
+        samples = clip.audio
+        if len(samples) < _MIN_SAMPLES:
+            samples = np.pad(samples, (0, _MIN_SAMPLES - len(samples)))
+        windows = max(1, -(-len(samples) // int(self.config.window_seconds * SAMPLE_RATE_HZ)))
+        return [Item(index, len(part), part) for part in np.array_split(samples, windows)]
+
+    def _collate(self, payloads: list[Any]) -> dict[str, Any]:
+        made = self._extractor(
+            payloads,
+            sampling_rate=SAMPLE_RATE_HZ,
+            padding=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        lengths = [len(payload) for payload in payloads]
+        return {"input_values": made["input_values"], "attention_mask": made["attention_mask"], "lengths": lengths}
+
+    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+        lengths = inputs.pop("lengths")
+        if len(set(lengths)) == 1:
+            del inputs["attention_mask"]  # nothing is padded; without a mask attention takes its fastest kernel
+        assert self._model is not None
+        final = self._model(**inputs).last_hidden_state
+        features = combine(self._reader.states(final), self.config.combine, self._learnt)
+        return [features[i, : self._num_frames(length)] for i, length in enumerate(lengths)]
+
+    @cached_property
+    def _strides(self) -> list[tuple[int, int]]:
+        return list(zip(self.model_config.conv_kernel, self.model_config.conv_stride, strict=True))
+
+    def _num_frames(self, num_samples: int) -> int:
+        """Frames that the convolutions make of so many samples."""
+        for kernel, stride in self._strides:
+            num_samples = (num_samples - kernel) // stride + 1
+        return num_samples
+
+
+def tiny() -> Encoder:
+    """A HuBERT-large in everything but its size: 3 layers of width 32, saved and loaded as files."""
+    config = HubertConfig(
+        **{**_LARGE, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = architecture.randomly(lambda: AutoModel.from_config(config))
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    folder = architecture.keep_files(model, extractor)
+    return Encoder(Config(weights=Weights(source=folder), layers=2, device="cpu"))

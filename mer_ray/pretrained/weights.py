@@ -1,0 +1,193 @@
+"""Weights of pretrained models: where they lie, that they are safe to load, and what they are.
+
+A source is one of
+
+- a folder on this machine, as ``save_pretrained`` or ``hf download --local-dir`` leaves it;
+- an ``s3://`` folder of the same files, copied once per machine into the cache (``MER_RAY_CACHE``, default
+  ``~/.cache/mer_ray``);
+- a name on the Hugging Face hub with the commit to use; the hub's own cache and ``HF_HUB_OFFLINE`` are honoured;
+- ``random:NAME``: a published architecture with random weights, to measure speed and to try things out.
+
+Only safetensors are read: a pickle can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mer_ray.data.storage import Store
+from mer_ray.errors import PluginError
+
+RANDOM = "random:"
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Weights(BaseModel):
+    """Where a model's weights come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="folder | s3:// folder | hub name | random:ARCHITECTURE", min_length=1)
+    revision: str | None = Field(None, description="commit of a hub name, 40 hex digits")
+    trust_remote_code: bool = Field(False, description="run Python that comes with a hub model; needs a revision")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Weights:
+        needs_commit = self.trust_remote_code or self.is_on_hub
+        if needs_commit and not (self.revision and _COMMIT.fullmatch(self.revision)):
+            why = "trust_remote_code runs the model's own code" if self.trust_remote_code else "it names a hub model"
+            raise ValueError(
+                f"{self.source!r} needs revision=<commit, 40 hex digits>, because {why}; a branch can change "
+                "under you. If a folder of this machine is meant, it does not exist"
+            )
+        return self
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are made on the spot."""
+        return self.source.startswith(RANDOM)
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the source is a name on the Hugging Face hub: like ``facebook/hubert-base-ls960``, and no folder."""
+        return bool(_HUB_NAME.fullmatch(self.source)) and not Path(self.source).expanduser().is_dir()
+
+
+def fetch(weights: Weights, only_config: bool = False) -> Path:
+    """The folder of this machine that holds the weights; downloads or copies what is missing.
+
+    Args:
+        weights: a source that is not random.
+        only_config: leave the large files where they are; configuration, tokenizer and the like are enough.
+
+    Raises:
+        PluginError: they cannot be had, or there are no safetensors among them; the message says what to do.
+    """
+    if weights.source.startswith("s3://"):
+        folder = _copy_from_s3(weights.source, only_config)
+    elif weights.is_on_hub:
+        folder = _download(weights, only_config)
+    else:
+        folder = Path(weights.source).expanduser()
+        if not folder.is_dir():
+            raise PluginError(_missing(weights.source, "there is no such folder"))
+    if not only_config and not any(folder.rglob("*.safetensors")):
+        raise PluginError(_unsafe(weights.source, folder))
+    return folder
+
+
+@cache
+def identity(weights: Weights) -> str:
+    """What the weights are, whichever folder they lie in: part of a table's digest.
+
+    A hub model is its name and commit; a folder is the hash of its files; an ``s3://`` folder that of its objects'
+    names, sizes and etags. Kept for the life of the process.
+
+    Raises:
+        PluginError: they cannot be found.
+    """
+    if weights.is_random:
+        return weights.source
+    if weights.is_on_hub:
+        return f"{weights.source}@{weights.revision}"
+    digest = hashlib.sha256()
+    if weights.source.startswith("s3://"):
+        for name, info in sorted(_objects(weights.source).items()):
+            digest.update(f"{name}\0{info['size']}\0{info.get('ETag')}\n".encode())
+    else:
+        for path in _files(fetch(weights)):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def size_bytes(folder: Path) -> int:
+    """Bytes of the safetensors in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that decide what a model computes, in a fixed order."""
+    kept = [path for pattern in (*_SMALL, "*.safetensors") for path in folder.glob(pattern)]
+    return sorted(path for path in kept if path.name != "README.md")
+
+
+def _objects(source: str) -> dict[str, dict[str, object]]:
+    objects = Store(source).details()
+    if not objects:
+        raise PluginError(_missing(source, "there is nothing under this address"))
+    return objects
+
+
+def _copy_from_s3(source: str, only_config: bool) -> Path:
+    """Copy an ``s3://`` folder into the cache, under the hash of its objects, so that changed ones are copied again."""
+    objects = _objects(source)
+    listed = json.dumps({name: [info["size"], str(info.get("ETag"))] for name, info in sorted(objects.items())})
+    name = hashlib.sha256(f"{source}\n{listed}".encode()).hexdigest()[:24] + ("-config" if only_config else "")
+    folder = _cache() / "weights" / name
+    if folder.is_dir():
+        return folder
+    beside = folder.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
+    beside.mkdir(parents=True)
+    store = Store(source)
+    try:
+        for item in objects:
+            if Path(item).match("*.safetensors") and only_config:
+                continue
+            if any(Path(item).match(pattern) for pattern in (*_SMALL, "*.safetensors")):
+                store.filesystem.get_file(store.path(item), str(beside / item))
+        beside.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process of this machine was faster
+            raise PluginError(f"cannot copy {source} into {folder}: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _download(weights: Weights, only_config: bool) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second of imports, for hub models alone
+
+    patterns = [*_SMALL, *([] if only_config else ["*.safetensors"]), *(["*.py"] if weights.trust_remote_code else [])]
+    try:
+        return Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise PluginError(_missing(weights.source, f"{type(error).__name__}: {why}", weights.revision)) from error
+
+
+def _missing(source: str, why: str, revision: str | None = None) -> str:
+    at = f" --revision {revision}" if revision else ""
+    name = source if revision else "<owner/name>"
+    return (
+        f"weights {source}: {why}. On a machine with a network: `hf download {name}{at} --local-dir DIR`; then put DIR "
+        "on every node, or into a bucket, and give weights.source=DIR (or s3://...). HF_HUB_OFFLINE=1 keeps the hub's "
+        "cache from asking the network"
+    )
+
+
+def _unsafe(source: str, folder: Path) -> str:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if not pickles:
+        return f"weights {source}: no .safetensors file in {folder}"
+    return (
+        f"weights {source}: only {', '.join(pickles)} in {folder}, which can run code when loaded. Convert once, where "
+        "you trust it: AutoModel.from_pretrained(DIR).save_pretrained(DIR) with transformers writes model.safetensors"
+    )
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("MER_RAY_CACHE", "~/.cache/mer_ray")).expanduser()
