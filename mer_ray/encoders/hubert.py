@@ -127,7 +127,11 @@ class Encoder(base.PretrainedEncoder):
         Group norm in the convolutions takes its statistics over the padding too, and data2vec's stacked positional
         convolutions carry it into the clip; such models are batched by exact length.
         """
-        return bool(self.model_config.feat_extract_norm == "group" or self.model_config.model_type == "data2vec-audio")
+        return self._has_group_norm or self.model_config.model_type == "data2vec-audio"
+
+    @property
+    def _has_group_norm(self) -> bool:
+        return getattr(self.model_config, "feat_extract_norm", "layer") == "group"
 
     def _read_config(self, folder: Path) -> Any:
         config = super()._read_config(folder)
@@ -150,7 +154,7 @@ class Encoder(base.PretrainedEncoder):
         self._extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
 
     def _prepare_randomly(self) -> None:
-        self._extractor = Wav2Vec2FeatureExtractor(do_normalize=self.model_config.feat_extract_norm == "layer")
+        self._extractor = Wav2Vec2FeatureExtractor(do_normalize=not self._has_group_norm)
 
     def _adapt(self, model: Any) -> nn.Module:
         num_layers = self.model_config.num_hidden_layers

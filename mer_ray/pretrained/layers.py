@@ -51,7 +51,8 @@ class Readout(BaseModel):
 
     def width(self, num_layers: int, hidden: int) -> int:
         """Width of the combined states."""
-        return hidden * (len(self.indices(num_layers)) if self.combine == "concat" else 1)
+        read = len(self.indices(num_layers))
+        return hidden * (read if self.combine == "concat" else 1)
 
     def learnt(self, num_layers: int) -> Tensor | None:
         """The learnt weights, float32, one for each layer read; None unless ``combine`` asks for them.

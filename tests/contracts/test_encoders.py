@@ -2,13 +2,17 @@
 
 import pickle
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mer_ray import registry
 from mer_ray.encoders.base import ClipInput
+from mer_ray.errors import PluginError
+from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
 
 SAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "media_samples.py"))
@@ -81,16 +85,81 @@ def test_different_clips_give_different_features(encoder):
             assert np.abs(first - second).max() > 1e-4
 
 
-def test_a_clip_does_not_depend_on_its_neighbours(encoder):
-    together = encoder.encode(CLIPS)
-    alone = [encoder.encode([clip])[0] for clip in CLIPS]
-    backwards = encoder.encode(CLIPS[::-1])[::-1]
-    for one, two, three in zip(together, alone, backwards, strict=True):
-        if not hasattr(registry.find("encoders", type(encoder).__module__.rpartition(".")[2]), "tiny"):  # no weights
-            np.testing.assert_array_equal(one, two)
-            np.testing.assert_array_equal(one, three)
-        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(one, three, rtol=1e-4, atol=1e-5)
+UNEQUAL = [clip(0, 0.2, 1), clip(1, 6.3, 24), clip(2, 1.1, 3), clip(3, 3.37, 9)]
+SPREAD = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How far a clip's features may move with its batch, relative to their largest value."""
+
+
+def has_weights(encoder):
+    return hasattr(registry.find("encoders", type(encoder).__module__.rpartition(".")[2]), "tiny")
+
+
+@pytest.mark.parametrize("dtype", SPREAD)
+def test_a_clip_does_not_depend_on_its_neighbours(encoder, dtype):
+    if has_weights(encoder):
+        encoder = type(encoder)(encoder.config.model_copy(update={"dtype": dtype}))
+        assert encoder.dtype == dtype
+    for clips in (CLIPS, UNEQUAL):
+        together = encoder.encode(clips)
+        alone = [encoder.encode([clip])[0] for clip in clips]
+        backwards = encoder.encode(clips[::-1])[::-1]
+        for one, two, three in zip(together, alone, backwards, strict=True):
+            assert one.shape == two.shape == three.shape
+            if not has_weights(encoder):
+                np.testing.assert_array_equal(one, two)
+                np.testing.assert_array_equal(one, three)
+            assert np.abs(one - two).max() <= SPREAD[dtype] * np.abs(two).max()
+            assert np.abs(one - three).max() <= SPREAD[dtype] * np.abs(two).max()
+
+
+def test_small_budgets_change_nothing(encoder):
+    if not has_weights(encoder):
+        pytest.skip("no batches to cut")
+    small = type(encoder)(encoder.config.model_copy(update={"budget": 1}))
+    for one, two in zip(encoder.encode(UNEQUAL), small.encode(UNEQUAL), strict=True):
+        np.testing.assert_allclose(one, two, rtol=0, atol=SPREAD["float32"] * np.abs(two).max())
+
+
+def test_where_the_weights_lie_is_not_in_its_spec(encoder, tmp_path):
+    if not has_weights(encoder):
+        pytest.skip("no weights")
+    folder = shutil.copytree(encoder.config.weights.source, tmp_path / "elsewhere")
+    moved = type(encoder)(
+        encoder.config.model_copy(update={"weights": Weights(source=str(folder)), "budget": 3, "device": "auto"})
+    )
+    assert (moved.identity, moved.dim) == (encoder.identity, encoder.dim)
+    assert moved.spec_options == encoder.spec_options
+    (largest,) = sorted(folder.rglob("*.safetensors"), key=lambda path: path.stat().st_size)[-1:]
+    content = bytearray(largest.read_bytes())
+    content[-1] ^= 1
+    largest.write_bytes(content)
+    changed = type(encoder)(encoder.config.model_copy(update={"weights": Weights(source=f"{folder}/.")}))
+    assert changed.identity != encoder.identity
+
+
+def test_missing_weights_say_what_to_do(encoder, tmp_path):
+    if not has_weights(encoder):
+        pytest.skip("no weights")
+    gone = encoder.config.model_copy(update={"weights": Weights(source=str(tmp_path / "gone"))})
+    with pytest.raises(PluginError, match="hf download"):
+        _ = type(encoder)(gone).dim
+    empty = tmp_path / "pickled"
+    empty.mkdir()
+    (empty / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(PluginError, match="can run code"):
+        type(encoder)(encoder.config.model_copy(update={"weights": Weights(source=str(empty))})).load()
+
+
+def test_an_incomplete_file_of_weights_is_refused(encoder, tmp_path):
+    if not has_weights(encoder):
+        pytest.skip("no weights")
+    folder = shutil.copytree(encoder.config.weights.source, tmp_path / "incomplete")
+    for path in folder.rglob("*.safetensors"):
+        tensors = load_file(path)
+        kept = dict(sorted(tensors.items())[: len(tensors) // 2])
+        save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(PluginError):
+        type(encoder)(encoder.config.model_copy(update={"weights": Weights(source=str(folder))})).load()
 
 
 def test_it_is_deterministic_and_pickles_before_it_is_loaded(encoder):
@@ -132,7 +201,7 @@ def test_it_reads_only_what_it_names(encoder):
 def test_an_unknown_option_is_refused_by_name(encoder):
     name = type(encoder).__module__.rpartition(".")[2]
     with pytest.raises(Exception, match="no_such_option"):
-        registry.build("encoders", name, {"no_such_option": 1})
+        registry.build("encoders", name, {"no_such_option": 1, "weights": {"source": "random:any"}})
 
 
 def test_no_clips_give_no_features(encoder):

@@ -38,7 +38,7 @@ def test_one_voice_among_others_is_not_split(separator: Separator) -> None:
         if np.array_equal(streams, np.stack([noisy, noisy]) / 2):
             harm.append(si_sdr_db(noisy, clean) - si_sdr_db(split_all.separate([noisy])[0][0], clean))
     assert len(harm) >= 22
-    assert np.median(harm) > 0, "splitting would not have harmed: there is nothing to guard against"
+    assert np.quantile(harm, 0.75) > 0.5, "splitting would have harmed none: there is nothing to guard against"
 
 
 def test_steady_noise_is_not_taken_for_babble(separator: Separator) -> None:

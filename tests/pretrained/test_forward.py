@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mer_ray.errors import ClipError, ConfigError, Reason
+from mer_ray.pretrained.forward import Item, Runner, buckets, pick_device
+
+
+@given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 2000), st.booleans())
+def test_buckets_hold_every_item_once_within_the_budget(sizes, budget, exact):
+    cut = buckets(sizes, budget, exact)
+    assert sorted(i for bucket in cut for i in bucket) == list(range(len(sizes)))
+    for bucket in cut:
+        longest = max(sizes[i] for i in bucket)
+        assert len(bucket) == 1 or len(bucket) * longest <= budget
+        assert not exact or {sizes[i] for i in bucket} == {longest}
+    longest_first = [sizes[bucket[0]] for bucket in cut]
+    assert longest_first == sorted(longest_first, reverse=True)
+
+
+def test_a_bucket_that_is_full_enough_takes_nothing_much_shorter():
+    assert buckets([100, 99, 98, 50, 49], budget=1000) == [[0, 1, 2], [3, 4]]
+    assert buckets([100, 50, 49], budget=1000) == [[0, 1, 2]], "a bucket of one may as well take the short ones"
+
+
+def pad(payloads):
+    lengths = [len(payload) for payload in payloads]
+    x = torch.zeros(len(payloads), max(lengths))
+    for row, payload in zip(x, payloads, strict=True):
+        row[: len(payload)] = torch.as_tensor(payload)
+    return {"x": x, "lengths": lengths}
+
+
+def items_of(lengths):
+    rng = np.random.default_rng(0)
+    return [Item(i, n, rng.standard_normal(n).astype(np.float32)) for i, n in enumerate(lengths)]
+
+
+def doubled(inputs):
+    return [row[:n, None] * 2 for row, n in zip(inputs["x"], inputs["lengths"], strict=True)]
+
+
+def test_results_come_in_the_order_of_the_items():
+    items = items_of([3, 50, 7, 7, 21])
+    results = Runner("cpu", torch.float32, budget=60).map(items, pad, doubled)
+    for item, result in zip(items, results, strict=True):
+        np.testing.assert_array_equal(result.numpy(), 2 * item.payload[:, None])
+
+
+def test_out_of_memory_halves_the_batch_and_the_budget_and_loses_nothing():
+    tried = []
+
+    def forward(inputs):
+        tried.append(tuple(inputs["x"].shape))
+        if inputs["x"].numel() > 25:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return doubled(inputs)
+
+    items = items_of([10] * 8)
+    runner = Runner("cpu", torch.float32, budget=80)
+    results = runner.map(items, pad, forward)
+    assert tried[0] == (8, 10)
+    assert runner.budget == 20
+    for item, result in zip(items, results, strict=True):
+        np.testing.assert_array_equal(result.numpy(), 2 * item.payload[:, None])
+    tried.clear()
+    runner.map(items, pad, forward)
+    assert tried == [(2, 10)] * 4, "the smaller budget is kept"
+
+
+def test_an_item_that_does_not_fit_alone_is_an_error_of_its_clip():
+    def forward(inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ClipError) as caught:
+        Runner("cpu", torch.float32, budget=80).map(items_of([10, 10]), pad, forward)
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+
+
+def test_memory_that_the_machine_really_lacks_halves_the_batch():
+    def forward(inputs):
+        torch.empty(len(inputs["x"]), 2**47 if len(inputs["x"]) > 1 else 1)
+        return doubled(inputs)
+
+    assert len(Runner("cpu", torch.float32, budget=80).map(items_of([10] * 4), pad, forward)) == 4
+
+
+def test_other_errors_are_not_taken_for_memory():
+    def forward(inputs):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Runner("cpu", torch.float32, budget=80).map(items_of([10, 10]), pad, forward)
+
+
+def test_in_bfloat16_matrices_are_halved_and_norms_are_not():
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Embedding(4, 8))
+    placed = Runner("cpu", torch.bfloat16, budget=1).place(model)
+    assert [parameter.dtype for parameter in placed.parameters()] == [
+        torch.bfloat16, torch.bfloat16, torch.float32, torch.float32, torch.float32,
+    ]  # fmt: skip
+    assert not any(parameter.requires_grad for parameter in placed.parameters())
+
+
+def test_in_float32_everything_is_float32():
+    placed = Runner("cpu", torch.float32, budget=1).place(nn.Linear(8, 8).bfloat16())
+    assert {parameter.dtype for parameter in placed.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told():
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        pick_device("cuda")
+    assert pick_device("auto") == "cpu"

@@ -1,0 +1,102 @@
+import os
+import stat
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from mer_ray.errors import PluginError
+from mer_ray.pretrained import weights
+from mer_ray.pretrained.weights import Weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    save_file({"a": torch.arange(3.0)}, path / "model.safetensors")
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_a_folder_is_taken_as_it_is(folder):
+    assert weights.fetch(Weights(source=str(folder))) == folder
+
+
+def test_identity_is_the_content_and_not_the_place(folder, tmp_path):
+    here = weights.identity(Weights(source=str(folder)))
+    moved = folder.rename(tmp_path / "moved")
+    (moved / "README.md").write_text("words")
+    assert weights.identity(Weights(source=str(moved))) == here
+    (moved / "config.json").write_text('{"eps": 1}')
+    assert weights.identity(Weights(source=f"{moved}/.")) != here
+
+
+def test_a_hub_name_needs_a_commit():
+    with pytest.raises(ValidationError, match="40 hex digits"):
+        Weights(source="facebook/hubert-base-ls960")
+    with pytest.raises(ValidationError, match="a branch can change"):
+        Weights(source="facebook/hubert-base-ls960", revision="main")
+    pinned = Weights(source="facebook/hubert-base-ls960", revision=COMMIT)
+    assert weights.identity(pinned) == f"facebook/hubert-base-ls960@{COMMIT}"
+
+
+def test_remote_code_needs_a_commit_too(folder):
+    with pytest.raises(ValidationError, match="own code"):
+        Weights(source=str(folder), trust_remote_code=True)
+    assert Weights(source=str(folder), trust_remote_code=True, revision=COMMIT).trust_remote_code
+
+
+def test_a_relative_folder_is_not_taken_for_a_hub_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent.parent)
+    given = Weights(source=f"{folder.parent.name}/{folder.name}")
+    assert not given.is_on_hub
+    assert weights.fetch(given).resolve() == folder
+
+
+def test_a_hub_model_that_cannot_be_had_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PluginError, match=f"hf download no/such --revision {COMMIT} --local-dir DIR"):
+        weights.fetch(Weights(source="no/such", revision=COMMIT))
+
+
+def test_a_hub_model_is_found_in_the_cache_without_a_network(folder, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--someone--something" / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = weights.fetch(Weights(source="someone/something", revision=COMMIT))
+    assert (found / "model.safetensors").is_file()
+
+
+def test_pickles_are_refused(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(PluginError, match=r"only pytorch_model\.bin .* can run code"):
+        weights.fetch(Weights(source=str(folder)))
+    assert weights.fetch(Weights(source=str(folder)), only_config=True) == folder
+
+
+def test_an_s3_folder_is_copied_once_and_again_when_it_changes(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MER_RAY_CACHE", str(tmp_path / "cache"))
+    given = bucket_of(folder, monkeypatch)
+    config_only = weights.fetch(given, only_config=True)
+    assert sorted(path.name for path in config_only.iterdir()) == ["config.json"]
+    copied = weights.fetch(given)
+    assert (copied / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    before = os.stat(copied / "model.safetensors")[stat.ST_MTIME]
+    assert weights.fetch(given) == copied
+    assert os.stat(copied / "model.safetensors")[stat.ST_MTIME] == before
+    (folder / "config.json").write_text('{"changed": true}')
+    assert weights.fetch(given) != copied
+
+
+def bucket_of(folder, monkeypatch):
+    """Weights whose ``s3://`` address a file system of this machine stands in for; the real S3 is in ``faults``."""
+    from mer_ray.data.storage import Store  # noqa: PLC0415
+
+    monkeypatch.setattr(weights, "Store", lambda source: Store(str(folder)))
+    return Weights(source="s3://bucket/model")
