@@ -35,7 +35,9 @@ Place = tuple[str, str]
 """A clip's ``video_id`` and ``clip_id``."""
 
 
-def read(root: str, media_root: str | None, labels: Labels, require_media: bool = True) -> Manifest:
+def read(
+    root: str, media_root: str | None, labels: Labels, require_media: bool = True, require_labels: bool = True
+) -> Manifest:
     """Read a dataset's folder.
 
     The class is the cell of ``annotation``; where that is blank or there is no such column, the sign of ``label``
@@ -59,7 +61,8 @@ def read(root: str, media_root: str | None, labels: Labels, require_media: bool 
     if _VIDEOS not in store.folders():
         notes.append(f"{root} has no folder {_VIDEOS}: the clips are without video and sound")
     columns = _columns(given, splits, _videos(store))
-    return build(Sheet(given.path, columns, given.places), media_root or root, labels, require_media, notes)
+    sheet = Sheet(given.path, columns, given.places)
+    return build(sheet, media_root or root, labels, require_media, notes, require_labels)
 
 
 def _splits(given: Sheet) -> list[Split]:

@@ -28,10 +28,16 @@ class Source:
     candidates: tuple[str, ...] | None = None
 
 
-def load(config: DataConfig, labels: Labels) -> Source:
+def load(config: DataConfig, labels: Labels, require_labels: bool = True, use_features: bool = True) -> Source:
     """Read what ``config`` points to, and check all of it before any work.
 
     The demo's clips are made first (``data.demo``) and then read as a manifest.
+
+    Args:
+        config: where to look.
+        labels: the classes; see ``manifest.read``, also for ``require_labels``.
+        require_labels: whether something is to be learnt.
+        use_features: look for ready features; without them the media must be there.
 
     Raises:
         ConfigError: ``data.manifest`` or ``data.root`` is missing, or the layout is ``demo``.
@@ -39,17 +45,17 @@ def load(config: DataConfig, labels: Labels) -> Source:
         FeatureFileError: see ``ready.discover``.
         StorageError: S3 refused to be read.
     """
-    features = _features(config)
+    features = _features(config) if use_features else ()
     if config.layout == "manifest":
         path = _needed(config.manifest, "data.manifest", "a CSV or Parquet file with a column clip_id")
-        source = Source(manifest.read(path, config.media_root, labels, not features), features)
+        source = Source(manifest.read(path, config.media_root, labels, not features, require_labels), features)
     elif config.layout == "mertools":
         root = _needed(config.root, "data.root", "the folder of a MER2024, MER2025 or MERTools set")
-        clips, candidates = mertools.read(root, config.media_root, labels, not features)
+        clips, candidates = mertools.read(root, config.media_root, labels, not features, require_labels)
         source = Source(clips, features, candidates)
     elif config.layout == "chsims":
         root = _needed(config.root, "data.root", "the folder of a CH-SIMS or MOSI set")
-        source = Source(chsims.read(root, config.media_root, labels, not features), features)
+        source = Source(chsims.read(root, config.media_root, labels, not features, require_labels), features)
     else:
         raise ConfigError(f"data.layout={config.layout} names nothing to read; set manifest, mertools or chsims")
     if not features and not any(clip.video or clip.audio or clip.text or clip.faces for clip in source.manifest.clips):

@@ -53,7 +53,13 @@ class Manifest:
     warnings: tuple[str, ...] = ()
 
 
-def read(uri: str, media_root: str | None = None, labels: Labels = "auto", require_media: bool = True) -> Manifest:
+def read(
+    uri: str,
+    media_root: str | None = None,
+    labels: Labels = "auto",
+    require_media: bool = True,
+    require_labels: bool = True,
+) -> Manifest:
     """Read and check a manifest, CSV or Parquet.
 
     Args:
@@ -61,6 +67,8 @@ def read(uri: str, media_root: str | None = None, labels: Labels = "auto", requi
         media_root: what the URIs in it are relative to and must stay beneath; default its own folder.
         labels: the classes; ``auto`` takes those of the labelled rows.
         require_media: refuse when media are named and none exists; else go on without them, with a warning.
+        require_labels: refuse when there is nothing to train on: no labelled clip, one class only, a ``train`` clip
+            without a label (which is taken as unlabeled else).
 
     Raises:
         ManifestError: anything is wrong with it; the message lists rows and reasons.
@@ -77,11 +85,16 @@ def read(uri: str, media_root: str | None = None, labels: Labels = "auto", requi
     if not sheet.places:
         raise ManifestError(f"{uri} is refused: it has a header and no rows")
     known = Sheet(sheet.path, {name: sheet.columns[name] for name in COLUMNS if name in sheet.columns}, sheet.places)
-    return build(known, media_root or _folder(uri), labels, require_media, hints)
+    return build(known, media_root or _folder(uri), labels, require_media, hints, require_labels)
 
 
 def build(
-    sheet: Sheet, media_root: str, labels: Labels, require_media: bool = True, warnings: Sequence[str] = ()
+    sheet: Sheet,
+    media_root: str,
+    labels: Labels,
+    require_media: bool = True,
+    warnings: Sequence[str] = (),
+    require_labels: bool = True,
 ) -> Manifest:
     """Check rows of ``COLUMNS`` (and ``faces``, URIs of ready face arrays) and make clips of them; see ``read``.
 
@@ -90,8 +103,10 @@ def build(
     problems = Problems(sheet.path)
     notes = list(warnings)
     clip_ids = _check_ids(sheet, problems)
-    splits = _read_splits(sheet, problems)
+    splits = _read_splits(sheet, problems, require_labels)
     space, named = _read_labels(sheet, splits, labels, problems, notes)
+    if require_labels:
+        _check_training(splits, named, problems, notes)
     valences = [_number(c, p, problems) for c, p in zip(sheet.column("valence"), sheet.places, strict=True)]
     media = _read_media(sheet, media_root, require_media, problems, notes)
     problems.refuse(notes)
@@ -162,7 +177,7 @@ def _id_fault(clip_id: str) -> str | None:
     return f"clip_id {clip_id!r} holds {fault}; use letters, digits, '.', '_' and '-'"
 
 
-def _read_splits(sheet: Sheet, problems: Problems) -> list[Split]:
+def _read_splits(sheet: Sheet, problems: Problems, require_labels: bool) -> list[Split]:
     splits = []
     words = {split.value: split for split in Split}
     for cell, label, place in zip(sheet.column("split"), sheet.column("label"), sheet.places, strict=True):
@@ -171,7 +186,10 @@ def _read_splits(sheet: Sheet, problems: Problems) -> list[Split]:
         if word and word not in words:
             problems.add(place, f"split {cell!r} is none of {', '.join(words)}{nearest(word, list(words))}")
         elif split is Split.TRAIN and not label:
-            problems.add(place, "split is train and there is no label")
+            if require_labels:
+                problems.add(place, "split is train and there is no label")
+            else:
+                split = Split.UNLABELED
         splits.append(split)
     return splits
 
@@ -188,7 +206,13 @@ def _read_labels(
             f"{dropped} clip(s) of split unlabeled have a label; it is not used, neither to train nor to score"
         )
     space = _space(labels, used, notes)
-    named = [_class(c, place, space, problems) for c, place in zip(used, sheet.places, strict=True)]
+    return space, [_class(c, place, space, problems) for c, place in zip(used, sheet.places, strict=True)]
+
+
+def _check_training(
+    splits: Sequence[Split], named: Sequence[str | None], problems: Problems, notes: list[str]
+) -> None:
+    """Whether there is something to train on."""
     trained = {label for label, split in zip(named, splits, strict=True) if label and split is Split.TRAIN}
     if not any(split is Split.TRAIN for split in splits):
         problems.add("whole file", "no labelled clip: nothing to train on; fill in some labels")
@@ -196,7 +220,6 @@ def _read_labels(
         problems.add("whole file", f"one class only: every label is {min(trained)!r}; two at least are needed")
     elif only_scored := sorted(set(filter(None, named)) - trained):
         notes.append(f"no training clip for {', '.join(only_scored)}: test clips of it will be missed")
-    return space, named
 
 
 def _space(labels: Labels, used: Sequence[str | None], notes: list[str]) -> LabelSpace:

@@ -35,7 +35,7 @@ class _Entry:
 
 
 def read(
-    root: str, media_root: str | None, labels: Labels, require_media: bool = True
+    root: str, media_root: str | None, labels: Labels, require_media: bool = True, require_labels: bool = True
 ) -> tuple[Manifest, tuple[str, ...] | None]:
     """Read a dataset's folder; which of the three it is shows in its label file.
 
@@ -68,7 +68,7 @@ def read(
     entries += [_Entry(f"candidate {name}", name) for name in candidates or ()]
     entries = _without_shadows(entries)
     sheet = _sheet(store, entries, _transcripts(store, files, notes))
-    return build(sheet, media_root or root, labels, require_media, notes), candidates
+    return build(sheet, media_root or root, labels, require_media, notes, require_labels), candidates
 
 
 def _candidates(store: Store, files: Iterable[str]) -> tuple[str, ...] | None:

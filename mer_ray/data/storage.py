@@ -1,13 +1,15 @@
 """Folders of files, local or in S3, with the few atomic acts that tables and run directories are built on.
 
 Everything goes through fsspec. A write is whole or not there: a local file is written beside its place, flushed to the
-disk and linked or renamed; an object is put in one request.
+disk and linked or renamed; an object is put in one request. A bucket has no rename: there a move copies everything
+before it deletes anything, so that a move cut short leaves things twice, never lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import posixpath
 import random
@@ -16,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from botocore.exceptions import BotoCoreError, NoCredentialsError
@@ -56,8 +58,8 @@ class Store:
 
     @cached_property
     def filesystem(self) -> Any:  # noqa: ANN401 - fsspec has no types
-        """The fsspec filesystem that holds the folder."""
-        return fsspec.core.url_to_fs(self.root)[0]
+        """The fsspec filesystem that holds the folder; it remembers no listing, since others write there too."""
+        return fsspec.core.url_to_fs(self.root, **({} if self.is_local else {"use_listings_cache": False}))[0]
 
     def path(self, name: str = "") -> str:
         """The full path or address of ``name``."""
@@ -82,13 +84,16 @@ class Store:
 
         def details() -> dict[str, dict[str, Any]]:
             folder = self.path(name)
-            self.filesystem.invalidate_cache(folder)
             try:
-                listed = self.filesystem.find(folder, detail=True, **({} if deep else {"maxdepth": 1}))
+                if deep:
+                    listed = self.filesystem.find(folder, detail=True).items()
+                else:  # find to a depth takes a refusal for an empty folder
+                    listed = [(info["name"], info) for info in self.filesystem.ls(folder, detail=True)]
             except FileNotFoundError:
                 return {}
             prefix = self.filesystem._strip_protocol(folder).rstrip("/") + "/"
-            return {path.removeprefix(prefix): info for path, info in listed.items() if info["type"] == "file"}
+            inside = {path.removeprefix(prefix): info for path, info in listed if path.startswith(prefix)}
+            return {path: info for path, info in sorted(inside.items()) if path and info["type"] == "file"}
 
         return self._retry("list", name, details)
 
@@ -100,25 +105,48 @@ class Store:
         """
         return self._retry("read", name, lambda: bytes(self.filesystem.cat_file(self.path(name))))
 
+    def open(self, name: str) -> BinaryIO:
+        """A file to read at any place, unbuffered; in S3 each read is one request, tried again as ``read`` is.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if self.is_local:
+            return cast(BinaryIO, open(self.path(name), "rb", buffering=0))
+        size = self._retry("read", name, lambda: int(self.filesystem.info(self.path(name))["size"]))
+        return cast(BinaryIO, _Object(self, name, size))
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """The bytes of a file from ``start`` up to ``end``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self._retry("read", name, lambda: bytes(self.filesystem.cat_file(self.path(name), start=start, end=end)))
+
     def write(self, name: str, data: bytes) -> None:
         """Put a file whole, replacing one of the same name."""
         if self.is_local:
             self._retry("write", name, lambda: self._write_local(name, data, os.replace))
         else:
-            self._retry("write", name, lambda: self.filesystem.pipe_file(self.path(name), data))
+            self._retry("write", name, lambda: self._put_object(name, data, "overwrite"))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Put a file whole unless the name is taken; of two at once exactly one gets True."""
+        """Put a file whole unless the name is taken; of two at once exactly one gets True.
+
+        In S3 that is as exact as the server's ``If-None-Match``: AWS lets one writer win; a server that looks first and
+        writes then may let two that come within milliseconds both win, the later one's bytes staying.
+        """
         if self.is_local:
             return self._retry("write", name, lambda: self._write_local(name, data, os.link))
-        return self._retry("write", name, lambda: self._create_object(name, data))
+        return self._retry("write", name, lambda: self._put_object(name, data, "create"))
 
     def move(self, name: str, to: str) -> None:
         """Rename a file or folder; ``to`` must not exist."""
         if self.is_local:
             self._retry("move", name, lambda: os.rename(self.path(name), self.path(to)))
         else:
-            self._retry("move", name, lambda: self.filesystem.mv(self.path(name), self.path(to), recursive=True))
+            self._move_objects(name, to)
 
     def move_aside(self, name: str, folder: str) -> str:
         """Move a file or folder into ``folder`` under a free name, and return that; nothing is lost or overwritten."""
@@ -167,12 +195,29 @@ class Store:
             beside.unlink(missing_ok=True)
         return True
 
-    def _create_object(self, name: str, data: bytes) -> bool:
+    def _put_object(self, name: str, data: bytes, mode: str) -> bool:
         try:
-            self.filesystem.pipe_file(self.path(name), data, mode="create")
+            self.filesystem.pipe_file(self.path(name), data, mode=mode)
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise StorageError(f"cannot write {self.path(name)}: {error} Make the bucket, or name another") from error
+        except OSError as error:
+            if mode == "create" and _is_taken(error):
+                return False
+            raise
         return True
+
+    def _move_objects(self, name: str, to: str) -> None:
+        inside = list(self.details(name, deep=True))
+        moves = [(f"{name}/{path}", f"{to}/{path}") for path in inside] or [(name, to)]
+        for source, target in moves:
+            self._retry("move", source, lambda s=source, t=target: self._copy_object(s, t))  # type: ignore[misc]
+        for source, _ in moves:
+            self.remove(source)
+
+    def _copy_object(self, name: str, to: str) -> None:
+        self.filesystem.cp_file(self.path(name), self.path(to))
 
     def _retry(self, verb: str, name: str, act: Callable[[], T]) -> T:
         wait = _FIRST_WAIT_SECONDS
@@ -197,3 +242,40 @@ def _is_final(error: OSError | BotoCoreError) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FINAL_ERRNOS or isinstance(error, PermissionError)
     return isinstance(error, NoCredentialsError)
+
+
+def _is_taken(error: OSError) -> bool:
+    """Whether a put was refused because the name is taken; s3fs knows that of AWS alone, which names the condition."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
+
+
+class _Object(io.RawIOBase):
+    """An object of a store as a file to read and seek in."""
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        super().__init__()
+        self._store, self._name, self._size, self._place = store, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        view = memoryview(buffer).cast("B")
+        end = min(self._place + len(view), self._size)
+        if end <= self._place:
+            return 0
+        data = self._store.read_range(self._name, self._place, end)
+        view[: len(data)] = data
+        self._place += len(data)
+        return len(data)

@@ -197,9 +197,10 @@ class Table:
             ) from error
 
     def _open(self, part: str) -> pq.ParquetFile:
-        path = self.store.path(part)
-        source = path if self.store.is_local else self.store.filesystem.open(path, "rb")
-        return pq.ParquetFile(source, memory_map=self.store.is_local, page_checksum_verification=True)
+        local = self.store.is_local
+        source = self.store.path(part) if local else self.store.open(part)
+        # pre_buffer: in S3 the columns of a row group that lie close together are fetched in one request
+        return pq.ParquetFile(source, memory_map=local, pre_buffer=not local, page_checksum_verification=True)
 
 
 def _to_parquet(rows: pa.Table) -> bytes:

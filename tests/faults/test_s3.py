@@ -1,0 +1,402 @@
+"""Everything that is promised of S3, on a real server (docs/s3.md says how to name one)."""
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_job import QUICK
+from made_stages import LengthStage
+
+from mer_ray import config
+from mer_ray.data.storage import Store
+from mer_ray.data.table import Table, row_key
+from mer_ray.errors import CorruptPartError, StorageError
+from mer_ray.rounds.state import open_rounds
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+TESTS = Path(__file__).parent.parent
+SPLITS = ["train"] * 30 + ["unlabeled"] * 40 + ["test"] * 20
+CLASSES = ("anger", "happiness", "neutral")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[None]:
+    """The server that the environment names, or one started from the Swift venv that it names."""
+    endpoint, swift = os.environ.get("MER_RAY_TEST_S3"), os.environ.get("MER_RAY_TEST_SWIFT")
+    if not endpoint and not swift:
+        pytest.skip("needs an S3 server: set MER_RAY_TEST_S3=URL with its AWS_* keys, or MER_RAY_TEST_SWIFT=VENV")
+    folder = tmp_path_factory.mktemp("swift")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_DEFAULT_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
+        if not endpoint:
+            port = free_ports()
+            endpoint = f"http://127.0.0.1:{port}"
+            environment.setenv("AWS_ACCESS_KEY_ID", "mer:ray")
+            environment.setenv("AWS_SECRET_ACCESS_KEY", "secretkey")
+            subprocess.run(["bash", str(TESTS / "s3_server.sh"), swift, str(folder), str(port)], check=True)
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        try:
+            yield
+        finally:
+            for pid in folder.glob("run/*.pid"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(pid.read_text()), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def bucket(server) -> Iterator[Store]:
+    """A bucket of its own, gone afterwards."""
+    store = Store(f"s3://mer-ray-test-{uuid.uuid4().hex[:8]}")
+    deadline = time.time() + 60
+    while True:
+        try:
+            store.filesystem.mkdir(store.root)
+            break
+        except OSError:
+            assert time.time() < deadline, "the S3 server takes no bucket"
+            time.sleep(0.5)
+    yield store
+    store.filesystem.rm(store.root, recursive=True)
+
+
+@pytest.fixture
+def store(bucket) -> Store:
+    return bucket / uuid.uuid4().hex[:8]
+
+
+def free_ports() -> int:
+    """A port that is free with the three above it."""
+    for port in range(18100, 19000, 10):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for wanted in range(port, port + 4):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", wanted))
+            return port
+    raise AssertionError("no free ports")
+
+
+def python(script: str, *arguments: str, **environment: str) -> str:
+    """What a script prints in a process of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    child_environment = {**os.environ, "PYTHONPATH": str(TESTS), **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=child_environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_files_and_folders_are_listed_read_and_removed(store):
+    store.write("a/one.bin", b"1")
+    store.write("a/one.bin", b"2")
+    store.write("a/deeper/two.bin", b"")
+    assert store.read("a/one.bin") == b"2"
+    assert (store.files("a"), store.folders("a"), store.files("none")) == (["one.bin"], ["deeper"], [])
+    assert list(store.details("a")) == ["one.bin"]
+    assert list(store.details("a", deep=True)) == ["deeper/two.bin", "one.bin"]
+    store.remove("a")
+    store.remove("a")
+    assert not store.exists("a/deeper/two.bin")
+    with pytest.raises(FileNotFoundError):
+        store.read("a/one.bin")
+
+
+def test_a_name_that_is_taken_is_never_put_again(store):
+    assert store.put_if_absent("part", b"first")
+    assert not store.put_if_absent("part", b"second")
+    wins = []
+    threads = [threading.Thread(target=lambda: wins.append(store.put_if_absent("part", b"x"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wins == [False] * 8
+    assert store.read("part") == b"first"
+
+
+def test_what_another_process_writes_is_seen_at_once(store):
+    store.write("f/mine", b"1")
+    assert store.files("f") == ["mine"]
+    assert not store.exists("f/theirs")
+    other = fsspec.filesystem("s3", skip_instance_cache=True)
+    other.pipe_file(store.path("f/theirs"), b"2")
+    assert store.exists("f/theirs")
+    assert store.files("f") == ["mine", "theirs"]
+
+
+def test_moving_aside_keeps_what_was_there(store):
+    store.write("x", b"1")
+    to = store.move_aside("x", "_corrupt")
+    store.write("x", b"2")
+    again = store.move_aside("x", "_corrupt")
+    assert (store.read(to), store.read(again)) == (b"1", b"2")
+    assert not store.exists("x")
+    store.move_aside("none", "_corrupt")
+
+
+def test_an_opened_object_reads_any_range(store):
+    store.write("o", bytes(range(100)))
+    with store.open("o") as file:
+        file.seek(-10, io.SEEK_END)
+        assert file.read(4) == bytes(range(90, 94))
+        file.seek(3)
+        assert file.read() == bytes(range(3, 100))
+        assert file.read(5) == b""
+
+
+def test_a_missing_bucket_is_a_storage_error(bucket):
+    with pytest.raises(StorageError, match="Make the bucket"):
+        Store("s3://mer-ray-test-none/x").write("a", b"1")
+
+
+REFUSED = """
+import pickle, sys
+from mer_ray.data.storage import Store
+from mer_ray.errors import StorageError
+store = Store(sys.argv[1])
+acts = dict(read=lambda: store.read("a"), write=lambda: store.write("a", b"2"), files=lambda: store.files(),
+            put=lambda: store.put_if_absent("b", b"2"), exists=lambda: store.exists("a"),
+            move=lambda: store.move("a", "c"), details=lambda: store.details(),
+            deep=lambda: store.details(deep=True), remove=lambda: store.remove("a"))
+for name, act in acts.items():
+    try:
+        act()
+    except StorageError as error:
+        assert "same command again" in str(error) and "wrong" not in str(error), error
+        print(name, "refused")
+"""
+
+
+def test_wrong_credentials_are_a_storage_error_at_once(store):
+    store.write("a", b"1")
+    told = python(REFUSED, store.root, AWS_SECRET_ACCESS_KEY="wrong")
+    acts = ["read", "write", "files", "put", "exists", "move", "details", "deep", "remove"]
+    assert told.splitlines() == [f"{act} refused" for act in acts]
+    assert store.read("a") == b"1"
+
+
+def rows(ids: list[str]) -> pa.Table:
+    return pa.table({"clip_id": ids, "present": [True] * len(ids), "letters": list(range(len(ids)))})
+
+
+def table_in(store: Store) -> tuple[Table, LengthStage]:
+    stage = LengthStage(Path())
+    return Table(store / "tables", stage.name, stage.schema, stage.spec), stage
+
+
+def commit(table: Table, stage: LengthStage, ids: list[str]) -> bool:
+    made = stage.rows_to_table([{"clip_id": c, "present": True, "letters": len(c)} for c in ids])
+    return table.commit(made, [row_key(c) for c in ids], {})
+
+
+def test_a_table_is_committed_once_and_a_truncated_part_is_made_again(store):
+    table, stage = table_in(store)
+    first, second = ["a", "bb"], ["ccc"]
+    assert [commit(table, stage, ids) for ids in (first, second, first)] == [True, True, False]
+    keys = {c: row_key(c) for c in [*first, *second]}
+    refs = table.index(keys)
+    assert table.take([refs["ccc"], None, refs["a"]], ["letters"])["letters"].to_pylist() == [3, None, 1]
+    part = refs["a"].part
+    table.store.write(part, table.store.read(part)[:-20])
+    told = []
+    assert sorted(table.index(keys, lambda name, why: told.append(name))) == second
+    assert told == [part]
+    assert len(table.store.files("_corrupt")) == 1
+    assert commit(table, stage, first)
+    assert sorted(table.index(keys)) == sorted(keys)
+
+
+def test_a_part_altered_within_is_found_out_when_it_is_read(store):
+    table, stage = table_in(store)
+    commit(table, stage, [f"clip{i}" for i in range(50)])
+    ref = table.index({"clip7": row_key("clip7")})["clip7"]
+    data = bytearray(table.store.read(ref.part))
+    chunk = next(
+        column
+        for i in range(pq.read_metadata(io.BytesIO(data)).num_columns)
+        if (column := pq.read_metadata(io.BytesIO(data)).row_group(0).column(i)).path_in_schema == "letters"
+    )
+    data[chunk.data_page_offset + chunk.total_compressed_size - 2] ^= 0xFF
+    table.store.write(ref.part, bytes(data))
+    with pytest.raises(CorruptPartError, match="same command again"):
+        table.take([ref])
+    assert not table.store.exists(ref.part)
+
+
+TAKE = """
+import sys
+from pathlib import Path
+from faults.test_s3 import table_in
+from mer_ray.data.storage import Store
+from mer_ray.data.table import RowRef
+try:
+    table_in(Store(sys.argv[1]))[0].take([RowRef(sys.argv[2], 0, True, None, None)])
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_storage_that_refuses_to_be_read_is_not_taken_for_a_damaged_part(store):
+    table, stage = table_in(store)
+    commit(table, stage, ["a"])
+    part = table.index({"a": row_key("a")})["a"].part
+    assert python(TAKE, store.root, part, AWS_SECRET_ACCESS_KEY="wrong").strip() == "StorageError"
+    assert table.store.exists(part)
+
+
+def test_the_rounds_of_another_experiment_are_moved_aside_whole(store):
+    rounds, moved = open_rounds(store, "one")
+    assert moved is None
+    rounds.save_learner("00/a", "d", {"model": b"weights"}, {})
+    assert open_rounds(store, "one")[0].load_learner("00/a", "d", ["model"]) == {"model": b"weights"}
+    fresh, moved = open_rounds(store, "two")
+    assert moved == "rounds.one"
+    assert fresh.load_learner("00/a", "d", ["model"]) is None
+    assert store.read("rounds.one/00/a/model") == b"weights"
+    assert open_rounds(store, "one")[1] == "rounds.two"
+
+
+MATERIALISE = """
+import sys
+from pathlib import Path
+import made_stages
+from ray import cloudpickle
+cloudpickle.register_pickle_by_value(made_stages)
+from mer_ray.config import RuntimeConfig
+from mer_ray.data.storage import Store
+from mer_ray.data.table import Table, row_key
+from mer_ray.runtime.materialise import Step, materialise
+from mer_ray.runtime.session import session
+from mer_ray.types import Clip, Split
+stage = made_stages.LengthStage(Path(sys.argv[2]))
+table = Table(Store(sys.argv[1]), stage.name, stage.schema, stage.spec)
+texts = {f"c{i}": "x" * i for i in range(12)} | {"c3": "die once", "c5": "raise"}
+keys = {c: row_key(c, text) for c, text in texts.items()}
+step = Step(stage, table, keys, {c: Clip(c, Split.TRAIN, text=text) for c, text in texts.items()})
+with session(RuntimeConfig(num_cpus=2, object_store_bytes=100 * 2**20)):
+    print("made", materialise(step, {}, RuntimeConfig()).rows_made)
+    print("made", materialise(step, {}, RuntimeConfig()).rows_made)
+    part = table.index(keys)["c1"].part
+    lost = sum(ref.part == part for ref in table.index(keys).values())
+    table.store.write(part, table.store.read(part)[:100])
+    print("made", materialise(step, {}, RuntimeConfig()).rows_made - lost)
+"""
+
+
+def test_a_step_on_ray_makes_its_rows_once_whatever_dies(store, tmp_path):
+    told = python(MATERIALISE, store.root, str(tmp_path)).splitlines()  # Ray tells of the worker's death in between
+    assert [line for line in told if line.startswith("made ")] == ["made 12", "made 0", "made 0"]
+    assert (tmp_path / "c3.died").exists(), "no worker died"
+    found = {}
+    table = store / "length"
+    for part in [name for name in table.details(deep=True) if name.endswith(".parquet")]:
+        found |= {row["clip_id"]: row for row in pq.read_table(io.BytesIO(table.read(part))).to_pylist()}
+    assert sorted(found) == sorted(f"c{i}" for i in range(12))
+    assert found["c5"]["error"] == "failed"
+    assert found["c3"]["letters"] == len("die once")
+
+
+@pytest.fixture(scope="module")
+def bundle(bucket) -> Store:
+    """A manifest of 90 clips with text, and vectors of two encoders, in the bucket."""
+    store = bucket / "bundle"
+    rng = np.random.default_rng(0)
+    label = rng.integers(3, size=90)
+    ids = [f"c{i:02d}" for i in range(90)]
+    named = [CLASSES[c] if s != "unlabeled" else "" for c, s in zip(label, SPLITS, strict=True)]
+    text = [f"a {('cross', 'glad', 'plain')[c]} word {i}" for i, c in enumerate(label)]
+    manifest = pd.DataFrame({"clip_id": ids, "text": text, "split": SPLITS, "label": named})
+    store.write("clips.csv", manifest.to_csv(index=False).encode())
+    for name in ("audio", "video"):
+        vector = np.eye(3)[label] * 2 + rng.normal(size=(90, 3))
+        sink = io.BytesIO()
+        pd.DataFrame({"clip_id": ids, "vector": list(vector)}).to_parquet(sink)
+        store.write(f"features/{name}.parquet", sink.getvalue())
+    return store
+
+
+def command(bundle: Store, run_dir: Store) -> list[str]:
+    script = str(config.REPOSITORY / "jobs" / "mine.py")
+    brought = [f"data.manifest={bundle.path('clips.csv')}", f"data.features={bundle.path('features')}"]
+    options = ["encoders.ngrams={plugin: ngrams, batch_size: 32}", "evaluation.ablations=false", *QUICK]
+    return [sys.executable, script, "--config", "jobs/configs/features.yaml", *brought, *options, f"run.dir={run_dir}"]
+
+
+def mine(bundle: Store, run_dir: Store) -> str:
+    """Run the job to its end; what it printed."""
+    done = subprocess.run(command(bundle, run_dir), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def kill_when(bundle: Store, run_dir: Store, ready: Callable[[], bool]) -> None:
+    """Start the job and kill its driver as soon as ``ready``; fails when the job ends first."""
+    driver = subprocess.Popen(command(bundle, run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 200
+    while not ready():
+        assert driver.poll() is None, "the job ended before it could be killed"
+        assert time.time() < deadline, "the moment to kill never came"
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+
+
+def work(run_dir: Store) -> dict[str, object]:
+    """When each row's part and each learner's model was written."""
+    there = run_dir.details(deep=True)
+    made = {name: info for name, info in there.items() if name.endswith((".safetensors", ".parquet")) and "/" in name}
+    return {n: info["LastModified"] for n, info in made.items() if n.startswith("tables/") or "safetensors" in n}
+
+
+def predictions(run_dir: Store) -> pa.Table:
+    return pq.read_table(io.BytesIO(run_dir.read("predictions.parquet")))
+
+
+@pytest.fixture(scope="module")
+def finished(bucket, bundle) -> tuple[Store, str]:
+    run_dir = bucket / "runs/undisturbed"
+    return run_dir, mine(bundle, run_dir)
+
+
+def test_a_job_with_everything_in_s3_leaves_its_results_there(finished):
+    run_dir, told = finished
+    assert run_dir.path("report.html") in told
+    assert "90 clips = 90 predicted + 0 quarantined" in told
+    expected = {"config.yaml", "environment.json", "events.jsonl", "metrics.json", "predictions.parquet"}
+    assert expected | {"quarantine.parquet", "report.html", "submission.csv"} <= set(run_dir.files())
+    assert predictions(run_dir).num_rows == 90
+    assert run_dir.folders("rounds") == ["00", "01"]
+    assert any(name.startswith("tables/ngrams/") for name in work(run_dir))
+
+
+def test_the_same_command_again_computes_nothing(finished, bundle):
+    run_dir, _ = finished
+    before, predicted = work(run_dir), predictions(run_dir)
+    mine(bundle, run_dir)
+    assert work(run_dir) == before
+    assert predictions(run_dir).equals(predicted)
+
+
+def test_a_killed_job_continues_and_ends_as_an_undisturbed_one(finished, bucket, bundle):
+    run_dir = bucket / "runs/killed"
+    kill_when(bundle, run_dir, lambda: any(n.startswith("tables/ngrams/") for n in work(run_dir)))
+    kill_when(bundle, run_dir, lambda: any(n.endswith("metrics.json") for n in run_dir.details("rounds", deep=True)))
+    done = [n.removesuffix("metrics.json") for n in run_dir.details("rounds/00", deep=True) if n.count("/") == 1]
+    kept = {n: when for n, when in work(run_dir).items() if any(n.startswith(f"rounds/00/{folder}") for folder in done)}
+    kept |= {n: when for n, when in work(run_dir).items() if n.startswith("tables/")}
+    mine(bundle, run_dir)
+    assert kept.items() <= work(run_dir).items(), "what was finished was made again"
+    assert predictions(run_dir).equals(predictions(finished[0]))
+    assert run_dir.read("submission.csv") == finished[0].read("submission.csv")
