@@ -198,10 +198,13 @@ class PretrainedEncoder(Encoder):
         from mer_ray.pretrained import architecture, forward  # noqa: PLC0415
 
         runner = forward.Runner(
-            self._device, getattr(torch, self.dtype), self.config.budget, compile_model=self.config.compile
+            forward.pick_device(self._device),
+            getattr(torch, self.dtype),
+            self.config.budget,
+            compile_model=self.config.compile,
         )
         if self.config.weights.is_random:
-            model = architecture.randomly(lambda: self._build(self.model_config), self._device)
+            model = architecture.randomly(lambda: self._build(self.model_config), runner.device)
             self._prepare_randomly()
         else:
             folder = weights_.fetch(self.config.weights)
@@ -212,18 +215,35 @@ class PretrainedEncoder(Encoder):
 
     def encode(self, clips: Sequence[ClipInput]) -> list[NDArray[np.float32]]:
         """See the base class."""
-        if self._runner is None:
-            self.load()
-        assert self._runner is not None
+        runner = self.runner
         items = [item for i, clip in enumerate(clips) for item in self._items(i, clip)]
-        made = self._runner.map(items, self._collate, self._forward, exact=self.exact)
+        made = runner.map(items, self._collate, self._forward, exact=self.exact)
         parts: list[list[NDArray[np.float32]]] = [[] for _ in clips]
         for item, result in zip(items, made, strict=True):
             parts[item.clip].append(result.numpy())
         return [np.concatenate(part) for part in parts]
 
+    def batches(self, clips: Sequence[ClipInput]) -> list[dict[str, Any]]:
+        """The inputs of every forward that ``encode`` would run, in memory: to time the model alone."""
+        runner = self.runner
+        items = [item for i, clip in enumerate(clips) for item in self._items(i, clip)]
+        cut = runner.cut(items, self.exact)
+        return [self._collate([items[i].payload for i in bucket]) for bucket in cut]
+
+    def run_batch(self, inputs: dict[str, Any]) -> list[Tensor]:
+        """One forward on one of ``batches``: (t, D) float32 per item, on the CPU."""
+        return self.runner.forward(dict(inputs), self._forward)
+
     @property
-    def _device(self) -> str:
+    def runner(self) -> Runner:
+        """What runs the model; loads it if that is not done."""
+        if self._runner is None:
+            self.load()
+        assert self._runner is not None
+        return self._runner
+
+    @property
+    def _device(self) -> Literal["cpu", "cuda"]:
         if self.config.device != "auto":
             return self.config.device
         from mer_ray.pretrained import forward  # noqa: PLC0415

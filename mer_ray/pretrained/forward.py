@@ -74,7 +74,7 @@ def has_fast_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """``cuda`` or ``cpu``.
 
     Raises:
@@ -112,6 +112,10 @@ class Runner:
         model = model.to(self.device)
         return torch.compile(model, dynamic=True) if self.compile_model else model  # type: ignore[return-value]
 
+    def cut(self, items: Sequence[Item], exact: bool = False) -> list[list[int]]:
+        """Indices of the items of each batch, see ``buckets``."""
+        return buckets([item.size for item in items], self.budget, exact)
+
     def map(
         self,
         items: Sequence[Item],
@@ -131,8 +135,7 @@ class Runner:
             ClipError: one item alone does not fit in memory.
         """
         results: list[Tensor | None] = [None] * len(items)
-        cut = buckets([item.size for item in items], self.budget, exact)
-        for bucket, inputs in self._ahead(cut, items, collate):
+        for bucket, inputs in self._ahead(self.cut(items, exact), items, collate):
             made = self._run(bucket, inputs, items, collate, forward)
             for index, result in zip(bucket, made, strict=True):
                 results[index] = result
@@ -164,7 +167,7 @@ class Runner:
         if inputs is None:
             inputs = collate([items[i].payload for i in bucket])
         try:
-            return self._forward(inputs, forward)
+            return self.forward(inputs, forward)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -178,7 +181,8 @@ class Runner:
         parts = (bucket[:half], bucket[half:])
         return [result for part in parts for result in self._run(part, None, items, collate, forward)]
 
-    def _forward(self, inputs: dict[str, Any], forward: Callable[[dict[str, Any]], Sequence[Tensor]]) -> list[Tensor]:
+    def forward(self, inputs: dict[str, Any], forward: Callable[[dict[str, Any]], Sequence[Tensor]]) -> list[Tensor]:
+        """One batch of ``map``: its inputs to the device, through the model, its results back as float32."""
         there = {
             name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in inputs.items()

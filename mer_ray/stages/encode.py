@@ -118,7 +118,7 @@ class EncodeStage(Stage):
     def process(self, batch: pa.Table) -> pa.Table:
         """See the base class. ``batch`` is what ``prepare`` returned."""
         clip_ids = batch.column("clip_id").to_pylist()
-        results: list[Any] = [_read(scalar) for scalar in batch.column("prepared")]
+        results: list[Any] = [read_prepared(scalar) for scalar in batch.column("prepared")]
         whole = [i for i, given in enumerate(results) if isinstance(given, ClipInput)]
         for i, columns in zip(whole, isolate(self._encoded, [results[i] for i in whole]), strict=True):
             results[i] = _checked(columns)
@@ -143,7 +143,7 @@ class EncodeStage(Stage):
                 raise AssertionError(f"{self.name}: frames of {frames_TD.shape}, promised (T, {self.encoder.dim})")
             columns: dict[str, Any] = {name: pool(frames_TD, how) for name, how in self._vector_names().items()}
             if self.encoder_config.sequences:
-                columns["frames"] = frames_TD.astype(self.encoder_config.sequences).tobytes()
+                columns["frames"] = _as(self.encoder_config.sequences, frames_TD).tobytes()
                 columns["num_frames"], columns["dim"] = frames_TD.shape
             made.append(columns)
         return made
@@ -168,7 +168,7 @@ def _decode(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _read(prepared: pa.StructScalar) -> ClipInput | ClipError | None:
+def read_prepared(prepared: pa.StructScalar) -> ClipInput | ClipError | None:
     """The encoder's input from a prepared row, without copying samples or pixels."""
     if not prepared.is_valid:
         return None
@@ -182,6 +182,15 @@ def _read(prepared: pa.StructScalar) -> ClipInput | ClipError | None:
         face_times=None if times is None else np.array(times, np.float32),
         text=prepared["text"].as_py(),
     )
+
+
+def _as(dtype: str, frames_TD: NDArray[np.float32]) -> NDArray[Any]:
+    """The frames in another type; raises ``ClipError`` where that is too small for them."""
+    with np.errstate(over="ignore"):
+        cast = frames_TD.astype(dtype)
+    if not np.isfinite(cast).all() and np.isfinite(frames_TD).all():
+        raise ClipError(Reason.NOT_FINITE, f"frames of up to {np.abs(frames_TD).max():.3g} do not fit in {dtype}")
+    return cast
 
 
 def _checked(columns: dict[str, Any] | ClipError) -> dict[str, Any] | ClipError:

@@ -8,7 +8,7 @@ import pytest
 from mer_ray import registry
 from mer_ray.config import DenoiseConfig, EncoderConfig, FacesConfig, MediaConfig, TranscribeConfig
 from mer_ray.data.demo import clean_voice, plan
-from mer_ray.data.media import decode_flac, decode_jpeg, encode_flac
+from mer_ray.data.media import decode_flac, decode_jpeg, encode_flac, encode_jpeg
 from mer_ray.encoders import logmel
 from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError, Reason
@@ -202,6 +202,14 @@ class Faulty(logmel.Encoder):
         return [f * np.nan if round(float(c.audio[0]), 1) == 0.3 else f for c, f in zip(clips, made, strict=True)]
 
 
+class Loud(logmel.Encoder):
+    """A million where the sound starts with 0.1."""
+
+    def encode(self, clips):
+        made = super().encode(clips)
+        return [f + 1e6 * (round(float(c.audio[0]), 1) == 0.1) for c, f in zip(clips, made, strict=True)]
+
+
 class TestEncode:
     def stage(self, **options):
         return EncodeStage("mel", EncoderConfig(plugin="logmel", **options), 60.0)
@@ -251,6 +259,48 @@ class TestEncode:
         assert self.stage().spec != self.stage(pooling="mean_std").spec
         assert self.stage(pooling="mean_std").provenance["pooling"] == "mean_std"
         assert self.stage().provenance["model"] == "logmel"
+
+    def test_several_poolings_are_made_in_one_pass(self):
+        batch = self.batch([0.5, 0.6])
+        rows = rows_of(self.stage(pooling=["mean_std", "mean", "mean_std"]), batch)
+        for pooling, column in (("mean_std", "vector"), ("mean", "vector_mean")):
+            alone = rows_of(self.stage(pooling=pooling), batch)
+            assert [row[column] for row in rows] == [row["vector"] for row in alone]
+        assert set(rows[0]) >= {"vector", "vector_mean"}
+        assert "vector_mean_std" not in rows[0]
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    def test_frames_are_kept_on_request(self, dtype):
+        stage = EncodeStage("hog", EncoderConfig(plugin="hog", sequences=dtype), 60.0)
+        faces = talking_face((112, 112), 5)
+        crops = [encode_jpeg(face) for face in faces]
+        row_in = {"crops": crops, "times": [0.2 * i for i in range(5)]}
+        batch = pa.table({"clip_id": ["a"], "faces": pa.array([row_in])})
+        (row,) = rows_of(stage, batch)
+        assert (row["num_frames"], row["dim"]) == (5, 576)
+        frames = np.frombuffer(row["frames"], dtype).reshape(5, 576)
+        given = ClipInput(
+            faces=np.stack([decode_jpeg(crop) for crop in crops]), face_times=np.array(row_in["times"], np.float32)
+        )
+        np.testing.assert_array_equal(frames, stage.encoder.encode([given])[0].astype(dtype))
+        assert stage.provenance["frames_dtype"] == dtype
+        assert stage.spec != EncodeStage("hog", EncoderConfig(plugin="hog"), 60.0).spec
+
+    def test_frames_too_large_for_their_type_are_an_error_of_the_clip(self):
+        stage = self.stage(sequences="float16")
+        stage.encoder = Loud(stage.encoder.config)
+        rows = rows_of(stage, self.batch([0.5, 0.1, 0.6]))
+        assert [row["error"] for row in rows] == [None, Reason.NOT_FINITE, None]
+        assert "do not fit in float16" in rows[1]["detail"]
+
+    def test_a_model_runs_where_its_worker_has_its_resources(self):
+        options = {"weights": {"source": "random:hubert-base"}}
+        placed = {
+            gpus: EncodeStage("h", EncoderConfig(plugin="hubert", options=options, gpus=gpus), 60.0) for gpus in (0, 1)
+        }
+        assert [stage.encoder.config.device for stage in placed.values()] == ["cpu", "cuda"]
+        assert [stage.provenance["dtype"] for stage in placed.values()] == ["float32", "bfloat16"]
+        assert placed[0].spec != placed[1].spec, "another precision gives other numbers"
 
     def test_resources_follow_the_config(self):
         resources = self.stage(batch_size=3, cpus=0.5, gpus=1).resources

@@ -1,0 +1,252 @@
+"""Features per second: the bare model, the whole pipeline, and the usual way, side by side in one run.
+
+For each encoder, at full size with random weights, on the same clips (DESIGN section 5):
+
+1. bare: the encoder's own bucketed batches, inputs already in memory, nothing but forwards;
+2. pipeline: from mp4 files to a committed table, on Ray (``pipeline=false`` leaves it out, and Ray with it);
+3. peer: one clip per forward, float32, all hidden states kept, the last four summed, one ``.npy`` per clip.
+
+The three take turns, ``repeats`` times; medians are given. Starting workers and loading models is outside.
+
+JSON, under ``encoders.<name>``: ``bare_clips_per_s``, ``pipeline_clips_per_s``, ``peer_clips_per_s``;
+``pipeline_over_bare`` and ``bare_over_peer`` (medians of the turns' own ratios); ``parity_max_relative_error``, of bare
+and pipeline against the peer, relative to the largest value of the vector; ``real_time_factor`` of the bare loop, clip
+seconds per second; ``model_flops_per_s`` of the bare loop, padding not counted; ``matrix_rate_share``, that by
+``matrix_flops_per_s``, the rate of a large matrix product in the same type; ``peak_memory_bytes``, PSS over all
+processes, and on a GPU ``peak_gpu_memory_bytes`` of the bare loop; ``dtype``, ``device``, ``clips``, ``clip_seconds``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from rich.console import Console
+
+from mer_ray import registry
+from mer_ray.benchmarks import clips as clips_
+from mer_ray.benchmarks import peers
+from mer_ray.benchmarks.harness import matrix_rate, median, peak_memory, table, timed
+from mer_ray.config import EncoderConfig, Section
+from mer_ray.errors import ConfigError
+from mer_ray.pretrained.architecture import Architecture
+from mer_ray.pretrained.forward import has_fast_bfloat16, pick_device
+from mer_ray.types import SAMPLE_RATE_HZ, Clip
+
+
+class Config(Section):
+    """What is measured, and on what."""
+
+    encoders: list[str] = Field(
+        ["hubert-large", "clip-large-14", "roberta-large"], description="architectures of the encoder plug-ins"
+    )
+    clips: int = Field(24, ge=1, description="clips of very different lengths")
+    seconds: float = Field(4.8, gt=0.5, description="their mean length")
+    frames: int = Field(8, ge=1, description="face frames of a clip")
+    repeats: int = Field(3, ge=1, description="turns of each way")
+    pipeline: bool = Field(True, description="also measure the pipeline; needs Ray")
+    peer: bool = Field(True, description="also measure the usual way")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the models run")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is in hardware")
+    budget: int | None = Field(None, description="instead of each encoder's own: count x longest of one forward")
+    compile: bool = Field(False, description="torch.compile the models")
+    seed: int = Field(0, ge=0, description="of the clips")
+
+
+def run(settings: Config, console: Console) -> dict[str, Any]:
+    """Measure every encoder; prints a table.
+
+    Raises:
+        ConfigError: no such architecture.
+    """
+    chosen = {name: find(name) for name in settings.encoders}
+    device = pick_device(settings.device)
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, _ray(settings):
+        clips = clips_.make(Path(folder) / "clips", settings.clips, settings.seconds, settings.seed)
+        for name, (plugin, published) in chosen.items():
+            encoder = configure(plugin, name, settings, device, dtype)
+            bench = Bench(name, encoder, published, clips, settings, Path(folder))
+            figures[name] = bench.run(console)
+    show(figures, console)
+    return {"encoders": figures}
+
+
+def _ray(settings: Config) -> AbstractContextManager[None]:
+    if not settings.pipeline:
+        return nullcontext()
+    from mer_ray.benchmarks import extract_ray  # noqa: PLC0415 - not needed without the pipeline
+
+    return extract_ray.started()
+
+
+def find(name: str) -> tuple[str, Architecture]:
+    """The plug-in that has an architecture of this name, and the architecture.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known: dict[str, tuple[str, Architecture]] = {}
+    for plugin in registry.names("encoders"):
+        known |= {n: (plugin, a) for n, a in getattr(registry.find("encoders", plugin), "ARCHITECTURES", {}).items()}
+    if name not in known:
+        raise ConfigError(f"no architecture {name!r}{registry.nearest(name, list(known))}; {', '.join(sorted(known))}")
+    return known[name]
+
+
+def configure(plugin: str, name: str, settings: Config, device: str, dtype: str) -> EncoderConfig:
+    """The encoder at full size with random weights, reading out what its peer does."""
+    peer = peers.PEERS.get(plugin)
+    options: dict[str, Any] = {
+        "weights": {"source": f"random:{name}"},
+        "device": device,
+        "dtype": dtype,
+        "compile": settings.compile,
+        **(peer.options if peer else {}),
+    }
+    if settings.budget:
+        options["budget"] = settings.budget
+    cores = torch.get_num_threads()
+    on_gpu = device == "cuda"
+    return EncoderConfig(
+        plugin=plugin, options=options, batch_size=settings.clips, cpus=1 if on_gpu else cores, gpus=1 if on_gpu else 0
+    )
+
+
+class Bench:
+    """One encoder, measured the three ways."""
+
+    def __init__(
+        self,
+        name: str,
+        encoder: EncoderConfig,
+        published: Architecture,
+        clips: Sequence[Clip],
+        settings: Config,
+        folder: Path,
+    ) -> None:
+        self.name = name
+        self.config = encoder
+        self.published = published
+        self.clips = clips
+        self.settings = settings
+        self.folder = folder
+        self.device: str = encoder.options["device"]
+
+    def run(self, console: Console) -> dict[str, Any]:
+        """All figures of the encoder."""
+        given = dict(
+            zip(
+                (clip.clip_id for clip in self.clips),
+                clips_.inputs(self.clips, self.config, self.settings.frames),
+                strict=True,
+            )
+        )
+        encoder = registry.build("encoders", self.config.plugin, self.config.options)
+        encoder.load()
+        peer = self._peer() if self.settings.peer else None
+        batches = encoder.batches(list(given.values()))
+        rate = matrix_rate(self.device, getattr(torch, encoder.dtype))
+        vectors = {
+            "bare": dict(zip(given, (f.mean(axis=0) for f in encoder.encode(list(given.values()))), strict=True))
+        }
+        seconds: dict[str, list[float]] = {"bare": [], "pipeline": [], "peer": []}
+        with peak_memory() as memory:
+            for turn in range(self.settings.repeats):
+                console.print(f"{self.name}: turn {turn + 1} of {self.settings.repeats}", highlight=False)
+                seconds["bare"].append(timed(lambda: [encoder.run_batch(b) for b in batches], self.device))
+                if self.settings.pipeline:
+                    spent, vectors["pipeline"] = self._pipeline(turn)
+                    seconds["pipeline"].append(spent)
+                if peer:
+                    out = self.folder / "peer"
+                    out.mkdir(exist_ok=True)
+                    seconds["peer"].append(timed(partial(peer.run, given, out), self.device))
+                    vectors["peer"] = {clip_id: peers.read(out, clip_id) for clip_id in given}
+        rate = max(rate, matrix_rate(self.device, getattr(torch, encoder.dtype)))
+        flops = peer.flops(given) if peer else float("nan")
+        figures = self._figures(seconds, vectors, flops / median(seconds["bare"]), rate)
+        figures |= {"peak_memory_bytes": memory.peak_bytes, "dtype": encoder.dtype, "device": self.device}
+        if self.device == "cuda":
+            figures["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+        return figures
+
+    def _peer(self) -> peers.PeerRun | peers.OneByOne:
+        known = peers.PEERS.get(self.config.plugin)
+        return peers.PeerRun(known, self.published, self.device) if known else peers.OneByOne(self.config, self.device)
+
+    def _pipeline(self, turn: int) -> tuple[float, dict[str, NDArray[np.float32]]]:
+        from mer_ray.benchmarks import extract_ray  # noqa: PLC0415 - as in _ray
+
+        tables = self.folder / f"tables-{turn}"
+        try:
+            return extract_ray.run(self.config, self.clips, self.settings.frames, tables)
+        finally:
+            shutil.rmtree(tables, ignore_errors=True)
+
+    def _figures(
+        self,
+        seconds: Mapping[str, list[float]],
+        vectors: Mapping[str, Mapping[str, NDArray[np.float32]]],
+        flops_per_s: float,
+        rate: float,
+    ) -> dict[str, Any]:
+        count = len(self.clips)
+        length = self._clip_seconds()
+        figures: dict[str, Any] = {
+            f"{way}_clips_per_s": count / median(spent) for way, spent in seconds.items() if spent
+        }
+        if seconds["pipeline"]:
+            ratios = [bare / whole for bare, whole in zip(seconds["bare"], seconds["pipeline"], strict=True)]
+            figures["pipeline_over_bare"] = median(ratios)
+        if seconds["peer"]:
+            ratios = [peer / bare for bare, peer in zip(seconds["bare"], seconds["peer"], strict=True)]
+            figures["bare_over_peer"] = median(ratios)
+        reference = vectors.get("peer", vectors["bare"])
+        figures["parity_max_relative_error"] = max(
+            float(np.abs(made[c] - reference[c]).max() / np.abs(reference[c]).max())
+            for made in vectors.values()
+            for c in reference
+        )
+        return figures | {
+            "real_time_factor": length / median(seconds["bare"]),
+            "model_flops_per_s": flops_per_s,
+            "matrix_flops_per_s": rate,
+            "matrix_rate_share": flops_per_s / rate,
+            "clips": count,
+            "clip_seconds": length,
+        }
+
+    def _clip_seconds(self) -> float:
+        heard = clips_.inputs(self.clips, EncoderConfig(plugin="logmel"), self.settings.frames)
+        return sum(len(clip.audio) / SAMPLE_RATE_HZ for clip in heard if clip.audio is not None)
+
+
+def show(figures: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Print the figures, one line per encoder."""
+    columns = {
+        "bare /s": "bare_clips_per_s",
+        "pipeline /s": "pipeline_clips_per_s",
+        "peer /s": "peer_clips_per_s",
+        "pipeline / bare": "pipeline_over_bare",
+        "bare / peer": "bare_over_peer",
+        "of matrix rate": "matrix_rate_share",
+        "real time x": "real_time_factor",
+        "parity error": "parity_max_relative_error",
+        "peak bytes": "peak_memory_bytes",
+        "type": "dtype",
+    }
+    rows = [[name, *(values.get(key, "-") for key in columns.values())] for name, values in figures.items()]
+    table(console, "features per second", ["encoder", *columns], rows)

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from transformers import AutoModel, HubertConfig
+
+from mer_ray.benchmarks import clips, extract, harness, peers
+from mer_ray.config import EncoderConfig
+from mer_ray.encoders import hubert
+from mer_ray.errors import ConfigError
+from mer_ray.pretrained.architecture import Architecture
+
+SMALL = HubertConfig(
+    hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, conv_dim=(16,) * 7,
+    num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, feat_extract_norm="layer", do_stable_layer_norm=True,
+)  # fmt: skip
+KEYS = {
+    "bare_clips_per_s", "peer_clips_per_s", "bare_over_peer", "parity_max_relative_error", "real_time_factor",
+    "model_flops_per_s", "matrix_flops_per_s", "matrix_rate_share", "peak_memory_bytes",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    architecture = Architecture(lambda: SMALL, 1e5, "here", "none", "none")
+    monkeypatch.setitem(hubert.ARCHITECTURES, "small", architecture)
+    return architecture
+
+
+def test_bare_and_peer_are_measured_without_ray(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    out = tmp_path / "bench.json"
+    arguments = ["extract", "--json", str(out), "encoders=[small]", "clips=4", "repeats=2", "pipeline=false"]
+    assert harness.main(arguments) == 0
+    written = json.loads(out.read_text())
+    figures = written["encoders"]["small"]
+    assert figures.keys() >= KEYS
+    assert "pipeline_clips_per_s" not in figures
+    assert figures["parity_max_relative_error"] < 1e-4
+    assert 0 < figures["matrix_rate_share"] < 1
+    assert written["benchmark"] == "extract"
+    assert written["cpus"] >= 1
+    assert written["config"]["clips"] == 4
+
+
+@pytest.mark.slow
+def test_the_pipeline_gives_what_the_bare_loop_gives():
+    settings = extract.Config(encoders=["hubert-base"], clips=2, seconds=1.5, repeats=1)
+    figures = extract.run(settings, Console(quiet=True))["encoders"]["hubert-base"]
+    assert figures["pipeline_clips_per_s"] > 0
+    assert figures["pipeline_over_bare"] > 0
+    assert figures["parity_max_relative_error"] < 1e-4
+
+
+def test_flops_are_those_of_the_matrices(small):
+    run = peers.PeerRun(peers.PEERS["hubert"], small, "cpu")
+    one, two = (clips.ClipInput(audio=np.zeros(n, np.float32)) for n in (16_000, 32_000))
+    counted = run.flops({"one": one})
+    layer = 2 * 49 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 2 * 49 * 49 * 32
+    assert counted > 4 * layer
+    assert run.flops({"one": one, "two": two}) > 2.9 * counted
+
+
+def test_clips_are_the_same_for_the_same_seed_and_of_different_lengths(tmp_path):
+    made = clips.make(tmp_path / "a", 5, 2.0, seed=3)
+    again = clips.make(tmp_path / "b", 5, 2.0, seed=3)
+    heard = clips.inputs(made, EncoderConfig(plugin="logmel"), 4)
+    for one, two in zip(heard, clips.inputs(again, EncoderConfig(plugin="logmel"), 4), strict=True):
+        np.testing.assert_array_equal(one.audio, two.audio)
+    assert len({len(clip.audio) for clip in heard}) == 5
+    seen = clips.inputs(made[:1], EncoderConfig(plugin="hog"), 4)
+    assert seen[0].faces.shape == (4, 112, 112, 3)
+
+
+def test_an_unknown_architecture_or_benchmark_is_refused(capsys):
+    with pytest.raises(ConfigError, match="did you mean 'hubert-large'"):
+        extract.find("hubert-larg")
+    assert harness.main(["extrakt"]) == 2
+    assert "did you mean 'extract'" in capsys.readouterr().err
+    assert harness.main(["extract", "clip=3"]) == 2
+    assert "unknown key clip; did you mean 'clips'" in capsys.readouterr().err
+
+
+def test_the_peer_is_the_same_model(small):
+    encoder = hubert.Encoder(hubert.Config(weights={"source": "random:small"}, device="cpu"))
+    encoder.load()
+    theirs = peers.PeerRun(peers.PEERS["hubert"], small, "cpu").model.state_dict()
+    for name, tensor in AutoModel.from_config(SMALL).state_dict().items():
+        assert theirs[name].shape == tensor.shape
+    np.testing.assert_array_equal(
+        encoder._model.state_dict()["encoder.layers.0.attention.k_proj.weight"].numpy(),
+        theirs["encoder.layers.0.attention.k_proj.weight"].numpy(),
+    )
+
+
+def test_memory_is_that_of_all_processes():
+    with harness.peak_memory() as memory:
+        held = np.ones(30 * 2**20, np.uint8)
+        memory.sample()
+    assert memory.peak_bytes > held.nbytes
