@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -100,7 +100,9 @@ class EncoderConfig(Section):
         "mean", description="frames to one vector: mean | mean_std | a list of them, the first for the learners"
     )
     sequences: Literal["float16", "float32"] | None = Field(None, description="also keep the frames, in this type")
-    batch_size: int = Field(16, ge=1, description="clips per batch and Parquet part")
+    batch_size: int | None = Field(
+        None, ge=1, description="clips per batch and Parquet part; default 16, 64 for an encoder with weights"
+    )
     cpus: float = Field(1.0, gt=0, description="CPUs per worker")
     gpus: float = Field(0.0, ge=0, description="GPUs per worker")
 
@@ -170,8 +172,30 @@ class RuntimeConfig(Section):
     stall_seconds: float = Field(900.0, gt=0, description="a step with no progress for this long fails")
 
 
-class MineConfig(Section):
-    """Everything ``jobs/mine.py`` can be told."""
+class ExportConfig(Section):
+    """Features in the form that other tools read."""
+
+    mertools: str | None = Field(
+        None, description="folder to write MERTools' features/<FEAT>-UTT (and -FRA, with sequences) into"
+    )
+    huggingface: str | None = Field(None, description="folder to write a Hugging Face dataset into")
+
+
+class ProbingConfig(Section):
+    """How single layers are judged (P2 section 3.2.1)."""
+
+    layers: Annotated[int, Field(ge=1)] | Literal["all"] | list[int] = Field(
+        10, description="the last n hidden states | all | a list; 0: before layer 1"
+    )
+    folds: int = Field(5, ge=2, description="folds of the cross-validation; shrinks to what classes and speakers allow")
+    penalty: float = Field(10.0, gt=0, description="L2 penalty of the logistic regression on a layer's vectors")
+
+
+class ExtractionConfig(Section):
+    """What every job can be told that makes features of clips.
+
+    Jobs may share a file: a section that another job alone knows is passed over in it.
+    """
 
     run: RunConfig = RunConfig()
     seed: int = Field(0, ge=0, description="seed of everything random")
@@ -185,6 +209,28 @@ class MineConfig(Section):
     denoise: DenoiseConfig = DenoiseConfig()
     transcribe: TranscribeConfig = TranscribeConfig()
     encoders: dict[str, EncoderConfig] = Field(default_factory=dict, description="features to extract, by name")
+    runtime: RuntimeConfig = RuntimeConfig()
+    max_error_fraction: float = Field(
+        0.1, ge=0, le=1, description="quarantined share of the manifest that gives exit 3"
+    )
+
+
+class ExtractConfig(ExtractionConfig):
+    """Everything ``jobs/extract.py`` can be told."""
+
+    export: ExportConfig = ExportConfig()
+
+
+class ProbeConfig(ExtractionConfig):
+    """Everything ``jobs/probe.py`` can be told; ``encoders`` are the models whose layers are judged."""
+
+    probe: ProbingConfig = ProbingConfig()
+    report: ReportConfig = ReportConfig()
+
+
+class MineConfig(ExtractionConfig):
+    """Everything ``jobs/mine.py`` can be told."""
+
     learners: Literal["auto"] | list[LearnerConfig] = Field("auto", description="auto: four different ones | a list")
     fit: FitConfig = FitConfig()
     mining: MiningConfig = MiningConfig()
@@ -192,21 +238,19 @@ class MineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
     submission: SubmissionConfig = SubmissionConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
-    max_error_fraction: float = Field(
-        0.1, ge=0, le=1, description="quarantined share of the manifest that gives exit 3"
-    )
 
 
 def load(model: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """Read a YAML file, apply ``key.sub=value`` overrides (values are YAML), and validate.
 
-    A relative ``file`` that does not exist where the user stands is looked for from the repository.
+    A relative ``file`` that does not exist where the user stands is looked for from the repository. Its sections that
+    are another job's alone are passed over, so that jobs can share it.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest one is named), or a bad value.
     """
-    tree = _read(file) if file else {}
+    others = {key for job in ExtractionConfig.__subclasses__() for key in job.model_fields} - set(model.model_fields)
+    tree = {key: value for key, value in _read(file).items() if key not in others} if file else {}
     for override in overrides:
         _apply(tree, override)
     try:

@@ -63,12 +63,14 @@ class Encoder(ABC):
         reads: the tables it needs, of ``audio``, ``faces`` and ``transcript``; all must be present in a clip.
         version: raised when the same input would give other numbers.
         licence: of the code and data inside, for ``jobs/extract.py --list``; weights have their own.
+        batch_size: clips that are worth one call, and so one Parquet part, by default.
     """
 
     modality: ClassVar[Modality]
     reads: ClassVar[tuple[str, ...]]
     version: ClassVar[int]
     licence: ClassVar[str] = "Apache-2.0"
+    batch_size: ClassVar[int] = 16
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -155,6 +157,7 @@ class PretrainedEncoder(Encoder):
     """
 
     architectures: ClassVar[Mapping[str, Architecture]]
+    batch_size: ClassVar[int] = 64
     exact: bool = False
     config: PretrainedConfig
 

@@ -62,7 +62,7 @@ class EncodeStage(Stage):
         self.resources = Resources(
             cpus=encoder_config.cpus,
             gpus=encoder_config.gpus,
-            batch_size=encoder_config.batch_size,
+            batch_size=encoder_config.batch_size or self.encoder.batch_size,
             clip_seconds=clip_seconds,
         )
 
