@@ -1,9 +1,9 @@
 """What the pipeline itself costs per clip: a stage that does nothing, at several numbers of clips up to MER2024's.
 
 JSON, under ``clips.<number>``: ``seconds`` from the end of the first batch to the end of the last, so that starting the
-workers is outside; ``overhead_seconds_per_clip``, that by the clips of the other batches; ``index_seconds`` to find every
-row of the finished table again; ``peak_memory_bytes``, PSS over all processes, which should be flat in the number of
-clips.
+workers is outside; ``overhead_seconds_per_clip``, that by the clips of the other batches; ``index_seconds`` to find
+every row of the finished table again; ``peak_memory_bytes``, PSS over all processes, which should be flat in the number
+of clips.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mer_ray import registry
@@ -110,6 +111,17 @@ def test_a_clip_does_not_depend_on_its_neighbours(encoder, dtype):
                 np.testing.assert_array_equal(one, three)
             assert np.abs(one - two).max() <= SPREAD[dtype] * np.abs(two).max()
             assert np.abs(one - three).max() <= SPREAD[dtype] * np.abs(two).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives(encoder):
+    if not has_weights(encoder):
+        pytest.skip("no weights")
+    on_gpu = type(encoder)(encoder.config.model_copy(update={"device": "cuda"}))
+    assert on_gpu.dtype == "bfloat16"
+    for ours, theirs in zip(on_gpu.encode(UNEQUAL), encoder.encode(UNEQUAL), strict=True):
+        assert np.abs(ours - theirs).max() <= 3 * SPREAD["bfloat16"] * np.abs(theirs).max()
 
 
 def test_small_budgets_change_nothing(encoder):
