@@ -47,7 +47,7 @@ class Config(Section):
     """What is measured, and on what."""
 
     encoders: list[str] = Field(
-        ["hubert-large", "clip-large-14", "roberta-large"], description="architectures of the encoder plug-ins"
+        ["hubert-large", "clip-vit-large-patch14", "roberta-large"], description="architectures of the encoder plug-ins"
     )
     clips: int = Field(24, ge=1, description="clips of very different lengths")
     seconds: float = Field(4.8, gt=0.5, description="their mean length")

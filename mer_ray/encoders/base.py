@@ -153,11 +153,13 @@ class PretrainedEncoder(Encoder):
 
     Class attributes:
         architectures: what ``random:NAME`` may name.
+        file_options: options that name files of further weights; their content is part of the identity.
         exact: only items of the very same size share a batch; a property where it depends on the weights.
     """
 
     architectures: ClassVar[Mapping[str, Architecture]]
     batch_size: ClassVar[int] = 64
+    file_options: ClassVar[tuple[str, ...]] = ("layer_weights",)
     exact: bool = False
     config: PretrainedConfig
 
@@ -169,7 +171,9 @@ class PretrainedEncoder(Encoder):
     @property
     def identity(self) -> str:
         """See the base class."""
-        return weights_.identity(self.config.weights)
+        given = {option: getattr(self.config, option, None) for option in self.file_options}
+        files = [f"{option} {weights_.file_identity(file)}" for option, file in given.items() if file]
+        return ", ".join([weights_.identity(self.config.weights), *files])
 
     @property
     def dtype(self) -> str:
@@ -181,9 +185,8 @@ class PretrainedEncoder(Encoder):
     @property
     def spec_options(self) -> dict[str, Any]:
         """See the base class: neither where the weights lie nor what only changes the speed."""
-        return self.config.model_dump(mode="json", exclude={"weights", "device", "compile", "budget"}) | {
-            "dtype": self.dtype
-        }
+        elsewhere = {"weights", "device", "compile", "budget", *self.file_options}
+        return self.config.model_dump(mode="json", exclude=elsewhere) | {"dtype": self.dtype}
 
     @cached_property
     def model_config(self) -> Any:

@@ -113,6 +113,7 @@ class Encoder(base.PretrainedEncoder):
     reads = ("audio",)
     version = 1
     architectures: ClassVar = ARCHITECTURES
+    file_options: ClassVar = ("layer_weights", "adapters")
     config: Config
 
     @property

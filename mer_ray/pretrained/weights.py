@@ -114,9 +114,18 @@ def identity(weights: Weights) -> str:
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
-def size_bytes(folder: Path) -> int:
-    """Bytes of the safetensors in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+@cache
+def file_identity(file: str) -> str:
+    """What a single file of weights is: the hash of its content. Kept for the life of the process.
+
+    Raises:
+        PluginError: there is no such file.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise PluginError(f"weights {file}: there is no such file")
+    with path.open("rb") as opened:
+        return f"sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -121,6 +121,17 @@ def test_adapters_change_their_layer_and_those_behind_it(folder, tmp_path):
     assert np.abs(adapted[:, 2] - without[:, 2]).max() > 1e-3
 
 
+def test_files_of_further_weights_count_by_their_content(tmp_path):
+    folder = hubert.tiny().config.weights.source
+    specs = []
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        save_file({"layer_weights": torch.tensor([value])}, tmp_path / name)
+        encoder = encoder_of(folder, layers=1, combine="weighted", layer_weights=str(tmp_path / name))
+        specs.append((encoder.identity, encoder.spec_options))
+    assert specs[0] == specs[1] != specs[2]
+    assert encoder_of(folder).identity not in {identity for identity, _ in specs}
+
+
 def test_layers_behind_the_deepest_are_cut_off(folder):
     encoder = encoder_of(folder, layers=[2])
     encoder.load()
