@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
@@ -88,7 +89,7 @@ def load(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise PluginError(f"weights {weights.source}: cannot be loaded as {model_class.__name__}: {error}") from error
     missing = [name for name in info["missing_keys"] if not name.startswith(allowed_missing or ("\0",))]
     wrong = [*missing, *(str(item) for item in info["mismatched_keys"])]
