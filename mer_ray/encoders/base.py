@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from mer_ray.errors import PluginError
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -215,7 +216,11 @@ class PretrainedEncoder(Encoder):
         else:
             folder = weights_.fetch(self.config.weights)
             model = self._load(folder)
-            self._prepare(folder)
+            try:
+                self._prepare(folder)
+            except OSError as error:
+                source = self.config.weights.source
+                raise PluginError(f"weights {source}: {folder} lacks what stands before the model: {error}") from error
         self._model = runner.place(self._adapt(model))
         self._runner = runner
 
@@ -260,9 +265,15 @@ class PretrainedEncoder(Encoder):
         """The library's configuration from a folder of ``weights.fetch``; transformers' by default."""
         from transformers import AutoConfig  # noqa: PLC0415
 
-        return AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=self.config.weights.trust_remote_code
-        )
+        weights = self.config.weights
+        try:
+            return AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=weights.trust_remote_code
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise PluginError(
+                f"weights {weights.source}: no config.json of transformers in {folder}: {error}"
+            ) from error
 
     @abstractmethod
     def _build(self, model_config: Any) -> nn.Module:
