@@ -61,14 +61,17 @@ def _pictures(clip: ClipInput, config: Any) -> Mapping[str, Tensor]:  # noqa: AN
 
 
 def _words(clip: ClipInput, config: Any) -> Mapping[str, Tensor]:  # noqa: ANN401
-    tokenizer = byte_tokenizer(pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
+    if config.pad_token_id == 0:
+        names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = byte_tokenizer(**names)
     return {"input_ids": tokenizer(clip.text, return_tensors="pt")["input_ids"]}
 
 
 PEERS: dict[str, Peer] = {
     "hubert": Peer(AutoModel.from_config, _speech, _hidden_states, SUM_OF_LAST_FOUR),
     "clip": Peer(CLIPVisionModelWithProjection, _pictures, lambda output: output.image_embeds.mean(0), {}),
-    "text_bert": Peer(AutoModel.from_config, _words, _hidden_states, SUM_OF_LAST_FOUR),
+    "text_bert": Peer(AutoModel.from_config, _words, _hidden_states, {**SUM_OF_LAST_FOUR, "tokens": "all"}),
 }
 
 

@@ -79,6 +79,8 @@ def load(
         PluginError: the files are of another model or incomplete; the library would fill in random numbers.
     """
     logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports tensors that are not read, such as a head's; missing ones are told below
     try:
         model, info = model_class.from_pretrained(
             folder,
@@ -91,6 +93,8 @@ def load(
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise PluginError(f"weights {weights.source}: cannot be loaded as {model_class.__name__}: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     missing = [name for name in info["missing_keys"] if not name.startswith(allowed_missing or ("\0",))]
     wrong = [*missing, *(str(item) for item in info["mismatched_keys"])]
     if wrong:

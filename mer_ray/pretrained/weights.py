@@ -30,7 +30,7 @@ from mer_ray.errors import PluginError
 RANDOM = "random:"
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from transformers import AutoModel, HubertConfig
+from transformers import AutoModel, HubertConfig, RobertaConfig
 
 from mer_ray.benchmarks import clips, extract, harness, peers
 from mer_ray.config import EncoderConfig
-from mer_ray.encoders import hubert
+from mer_ray.encoders import clip, hubert, text_bert
+from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained.architecture import Architecture
 
@@ -53,9 +54,35 @@ def test_the_pipeline_gives_what_the_bare_loop_gives():
     assert figures["parity_max_relative_error"] < 1e-4
 
 
+def test_the_peer_of_texts_gives_what_the_encoder_gives(monkeypatch, tmp_path):
+    config = RobertaConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=5, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=130, pad_token_id=1,
+    )  # fmt: skip
+    published = Architecture(lambda: config, 1e5, "here", "none", "none")
+    monkeypatch.setitem(text_bert.ARCHITECTURES, "small", published)
+    peer = peers.PEERS["text_bert"]
+    encoder = text_bert.Encoder(text_bert.Config(weights={"source": "random:small"}, device="cpu", **peer.options))
+    given = {"a": ClipInput(text="oh no"), "b": ClipInput(text="a much longer sentence, said twice")}
+    peers.PeerRun(peer, published, "cpu").run(given, tmp_path)
+    for (clip_id, _), frames in zip(given.items(), encoder.encode(list(given.values())), strict=True):
+        np.testing.assert_allclose(frames.mean(axis=0), peers.read(tmp_path, clip_id), rtol=0, atol=1e-4)
+
+
+def test_the_peer_of_faces_gives_what_the_encoder_gives(monkeypatch, tmp_path):
+    config = clip.tiny().model_config
+    published = Architecture(lambda: config, 1e5, "here", "none", "none")
+    monkeypatch.setitem(clip.ARCHITECTURES, "small", published)
+    encoder = clip.Encoder(clip.Config(weights={"source": "random:small"}, device="cpu"))
+    faces = np.random.default_rng(0).integers(0, 256, (5, 60, 60, 3), dtype=np.uint8)
+    peers.PeerRun(peers.PEERS["clip"], published, "cpu").run({"a": ClipInput(faces=faces)}, tmp_path)
+    (frames,) = encoder.encode([ClipInput(faces=faces)])
+    np.testing.assert_allclose(frames.mean(axis=0), peers.read(tmp_path, "a"), rtol=0, atol=1e-4)
+
+
 def test_flops_are_those_of_the_matrices(small):
     run = peers.PeerRun(peers.PEERS["hubert"], small, "cpu")
-    one, two = (clips.ClipInput(audio=np.zeros(n, np.float32)) for n in (16_000, 32_000))
+    one, two = (ClipInput(audio=np.zeros(n, np.float32)) for n in (16_000, 32_000))
     counted = run.flops({"one": one})
     layer = 2 * 49 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 2 * 49 * 49 * 32
     assert counted > 4 * layer
