@@ -1,4 +1,4 @@
-"""Find plug-ins: ``find("encoders", "egemaps")`` is the module ``mer_ray/encoders/egemaps.py``.
+"""Find plug-ins: ``find("encoders", "hubert")`` is the module ``mer_ray/encoders/hubert.py``.
 
 A plug-in is one file in its kind's folder with a ``Config`` (frozen pydantic model) and the class that the kind
 names in ``KINDS``; the class is built from a ``Config``. A plug-in with weights also has ``tiny()``.

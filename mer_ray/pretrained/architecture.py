@@ -91,7 +91,7 @@ def load(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise PluginError(f"weights {weights.source}: cannot be loaded as {model_class.__name__}: {error}") from error
     finally:
         logging.set_verbosity(verbosity)

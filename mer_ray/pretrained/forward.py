@@ -18,7 +18,7 @@ from mer_ray.errors import ClipError, ConfigError, Reason
 
 _LOG = logging.getLogger(__name__)
 _SLACK = 0.2  # a bucket that is full enough takes nothing shorter than its longest by more than this share
-_FULL_ENOUGH = 0.25  # of the budget
+_FULL_ENOUGH = 0.05  # of the budget: one this full keeps the device busy
 _MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 

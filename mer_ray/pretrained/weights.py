@@ -76,7 +76,7 @@ def fetch(weights: Weights, only_config: bool = False) -> Path:
         PluginError: they cannot be had, or there are no safetensors among them; the message says what to do.
     """
     if weights.source.startswith("s3://"):
-        folder = _copy_from_s3(weights.source, only_config)
+        folder = _copy_from_s3(weights, only_config)
     elif weights.is_on_hub:
         folder = _download(weights, only_config)
     else:
@@ -107,7 +107,7 @@ def identity(weights: Weights) -> str:
         for name, info in sorted(_objects(weights.source).items()):
             digest.update(f"{name}\0{info['size']}\0{info.get('ETag')}\n".encode())
     else:
-        for path in _files(fetch(weights)):
+        for path in _files(fetch(weights), weights):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -128,9 +128,14 @@ def file_identity(file: str) -> str:
         return f"sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that decide what a model computes, in a fixed order."""
-    kept = [path for pattern in (*_SMALL, "*.safetensors") for path in folder.glob(pattern)]
+def _patterns(weights: Weights, only_config: bool = False) -> list[str]:
+    """Names of the files that decide what a model computes."""
+    return [*_SMALL, *(["*.py"] if weights.trust_remote_code else []), *([] if only_config else ["*.safetensors"])]
+
+
+def _files(folder: Path, weights: Weights) -> list[Path]:
+    """Those of a folder, in a fixed order."""
+    kept = [path for pattern in _patterns(weights) for path in folder.glob(pattern)]
     return sorted(path for path in kept if path.name != "README.md")
 
 
@@ -141,11 +146,12 @@ def _objects(source: str) -> dict[str, dict[str, object]]:
     return objects
 
 
-def _copy_from_s3(source: str, only_config: bool) -> Path:
+def _copy_from_s3(weights: Weights, only_config: bool) -> Path:
     """Copy an ``s3://`` folder into the cache, under the hash of its objects, so that changed ones are copied again."""
+    source, patterns = weights.source, _patterns(weights, only_config)
     objects = _objects(source)
     listed = json.dumps({name: [info["size"], str(info.get("ETag"))] for name, info in sorted(objects.items())})
-    name = hashlib.sha256(f"{source}\n{listed}".encode()).hexdigest()[:24] + ("-config" if only_config else "")
+    name = hashlib.sha256(f"{source}\n{patterns}\n{listed}".encode()).hexdigest()[:24]
     folder = _cache() / "weights" / name
     if folder.is_dir():
         return folder
@@ -154,9 +160,7 @@ def _copy_from_s3(source: str, only_config: bool) -> Path:
     store = Store(source)
     try:
         for item in objects:
-            if Path(item).match("*.safetensors") and only_config:
-                continue
-            if any(Path(item).match(pattern) for pattern in (*_SMALL, "*.safetensors")):
+            if any(Path(item).match(pattern) for pattern in patterns):
                 store.filesystem.get_file(store.path(item), str(beside / item))
         beside.rename(folder)
     except OSError as error:
@@ -170,8 +174,8 @@ def _copy_from_s3(source: str, only_config: bool) -> Path:
 def _download(weights: Weights, only_config: bool) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second of imports, for hub models alone
 
-    patterns = [*_SMALL, *([] if only_config else ["*.safetensors"]), *(["*.py"] if weights.trust_remote_code else [])]
     try:
+        patterns = _patterns(weights, only_config)
         return Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
     except Exception as error:
         why = (str(error).strip().splitlines() or [""])[0]

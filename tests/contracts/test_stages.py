@@ -1,5 +1,6 @@
 """What every stage must hold (stages/base.py), on real files; a bad clip stands among good ones."""
 
+import functools
 import json
 import pickle
 import runpy
@@ -34,8 +35,9 @@ MAKERS = {
 }
 
 
+@functools.cache
 def tiny_options(name):
-    module = registry.find("encoders", name)
+    module = registry.find("encoders", name) if name in registry.names("encoders") else None
     return module.tiny().config.model_dump() if hasattr(module, "tiny") else {}
 
 
@@ -112,7 +114,14 @@ def test_clips_do_not_depend_on_their_neighbours(make, batch):
     stage = make()
     together = run(stage, batch)
     alone = pa.concat_tables([run(stage, batch.slice(i, 1)) for i in range(len(batch))])
-    assert alone.equals(together)
+    if not tiny_options(stage.name):
+        assert alone.equals(together)
+        return
+    assert alone.drop_columns(["vector"]).equals(together.drop_columns(["vector"]))
+    for one, two in zip(alone["vector"].to_pylist(), together["vector"].to_pylist(), strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            np.testing.assert_allclose(one, two, rtol=0, atol=1e-4 * np.abs(two).max())
 
 
 def test_it_travels_to_a_worker(make, batch):
@@ -151,7 +160,7 @@ def test_what_became_of_each_clip(clips, batch):
         assert outcome("faces", clip_id) == faces
         assert outcome("transcript", clip_id) == transcript
         for name in registry.names("encoders"):
-            reads = rows[name] and registry.find("encoders", name).Encoder.reads
+            reads = MAKERS[name]().reads
             has = all(outcome(step, clip_id) == "present" for step in reads)
             assert outcome(name, clip_id) == ("present" if has else "absent")
 

@@ -22,8 +22,8 @@ def test_buckets_hold_every_item_once_within_the_budget(sizes, budget, exact):
 
 
 def test_a_bucket_that_is_full_enough_takes_nothing_much_shorter():
-    assert buckets([100, 99, 98, 50, 49], budget=1000) == [[0, 1, 2], [3, 4]]
-    assert buckets([100, 50, 49], budget=1000) == [[0, 1, 2]], "a bucket of one may as well take the short ones"
+    assert buckets([100, 99, 98, 50, 49], budget=6000) == [[0, 1, 2], [3, 4]]
+    assert buckets([100, 99, 50, 49], budget=6000) == [[0, 1, 2], [3]], "a bucket of two may as well take a short one"
 
 
 def pad(payloads):

@@ -50,6 +50,16 @@ def test_remote_code_needs_a_commit_too(folder):
     assert Weights(source=str(folder), trust_remote_code=True, revision=COMMIT).trust_remote_code
 
 
+def test_a_models_own_code_is_part_of_its_identity_where_it_may_run(folder):
+    given = {"source": str(folder), "revision": COMMIT}
+    (folder / "modeling.py").write_text("answer = 1")
+    before = [weights.identity(Weights(**given, trust_remote_code=trust)) for trust in (False, True)]
+    (folder / "modeling.py").write_text("answer = 2")
+    weights.identity.cache_clear()
+    after = [weights.identity(Weights(**given, trust_remote_code=trust)) for trust in (False, True)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [True, False]
+
+
 def test_a_relative_folder_is_not_taken_for_a_hub_name(folder, monkeypatch):
     monkeypatch.chdir(folder.parent.parent)
     given = Weights(source=f"{folder.parent.name}/{folder.name}")

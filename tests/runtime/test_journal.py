@@ -31,7 +31,7 @@ def test_a_line_cut_by_a_kill_is_passed_over(tmp_path):
 
 def test_secrets_do_not_reach_the_run_directory(tmp_path):
     journal = Journal(Store(str(tmp_path)))
-    token = "encoders.x={plugin: egemaps, options: {hub_token: hunter2}}"
+    token = "encoders.x={plugin: opensmile, options: {hub_token: hunter2}}"
     settings = load(MineConfig, None, ["data.manifest=s3://me:hunter2@bucket/clips.csv", token])
     journal.open(settings)
     journal.event("read", uri="https://host/x?X-Amz-Signature=hunter2&b=1")
