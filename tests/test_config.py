@@ -48,6 +48,21 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, content):
         config.load(config.MineConfig, file)
 
 
+def test_jobs_share_a_file_and_pass_over_what_is_anothers(tmp_path):
+    file = tmp_path / "both.yaml"
+    file.write_text("seed: 3\nmining: {rounds: 2}\nexport: {mertools: set}\nprobe: {folds: 3}\n")
+    extract = config.load(config.ExtractConfig, file)
+    assert (extract.seed, extract.export.mertools) == (3, "set")
+    mine = config.load(config.MineConfig, file)
+    assert (mine.seed, mine.mining.rounds) == (3, 2)
+    assert config.load(config.ProbeConfig, file).probe.folds == 3
+    file.write_text("minig: {rounds: 2}\n")
+    with pytest.raises(ConfigError, match="unknown key minig"):
+        config.load(config.ExtractConfig, file)
+    with pytest.raises(ConfigError, match="unknown key mining"):
+        config.load(config.ExtractConfig, None, ["mining.rounds=3"])
+
+
 def test_the_digest_follows_every_value():
     one = config.load(config.MineConfig, None, [])
     other = config.load(config.MineConfig, None, ["fit.dropout=0.31"])

@@ -11,24 +11,26 @@ import numpy as np
 import pytest
 
 from mer_ray import config, registry
-from mer_ray.config import EncoderConfig, LearnerConfig, MineConfig
+from mer_ray.config import EncoderConfig, ExtractConfig, LearnerConfig, MineConfig, ProbeConfig
 from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError
 
 ROOT = Path(config.REPOSITORY)
+JOBS = (MineConfig, ExtractConfig, ProbeConfig)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = re.findall(r"```python\n(# (mer_ray/(\w+)/(\w+)\.py)\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def documented_keys() -> set[str]:
-    rows = [*config.describe(MineConfig), *config.describe(EncoderConfig, "encoders.NAME.")]
+    rows = [row for job in JOBS for row in config.describe(job)]
+    rows += config.describe(EncoderConfig, "encoders.NAME.")
     return {key for key, _, _ in rows}
 
 
 def test_every_key_is_documented_with_its_default_and_meaning() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = [
-        *config.describe(MineConfig),
+        *(row for job in JOBS for row in config.describe(job)),
         *config.describe(EncoderConfig, "encoders.NAME."),
         *config.describe(LearnerConfig),
     ]
@@ -50,7 +52,9 @@ def test_commands_name_real_keys_and_files(page: Path) -> None:
     sections = "|".join(sorted({key.split(".")[0] for key in documented_keys()}))
     for key in re.findall(rf"(?<![\w./$-])((?:{sections})(?:\.[\w<>]+)+)=", text):
         general = re.sub(r"^encoders\.\w+\.", "encoders.NAME.", key)
-        general = re.sub(r"^(data\.modalities)\..*|^(.*)\.(?:name|options\b.*)$", r"\1\2", general)
+        general = re.sub(
+            r"^(data\.modalities|encoders\.NAME\.options)\..*|^(.*)\.(?:name|options\b.*)$", r"\1\2", general
+        )
         assert general in documented_keys(), f"{page.name} tells of {key}"
     for name in re.findall(r"--config (\S+\.yaml)", text):
         assert (ROOT / name).exists(), name

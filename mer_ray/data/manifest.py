@@ -209,9 +209,7 @@ def _read_labels(
     return space, [_class(c, place, space, problems) for c, place in zip(used, sheet.places, strict=True)]
 
 
-def _check_training(
-    splits: Sequence[Split], named: Sequence[str | None], problems: Problems, notes: list[str]
-) -> None:
+def _check_training(splits: Sequence[Split], named: Sequence[str | None], problems: Problems, notes: list[str]) -> None:
     """Whether there is something to train on."""
     trained = {label for label, split in zip(named, splits, strict=True) if label and split is Split.TRAIN}
     if not any(split is Split.TRAIN for split in splits):

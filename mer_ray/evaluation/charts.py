@@ -1,7 +1,7 @@
 """Small charts as inline SVG that take their colours from the page's CSS, so that they follow light and dark.
 
 Classes used: ``s0 .. s9`` (colours of categories), ``s10`` (accent), ``s11`` (muted); ``axis``, ``grid``, ``tick``,
-``value``, ``name``, ``part``, ``track``, ``line``, ``dot``, ``hollow``, ``dashed``.
+``value``, ``name``, ``part``, ``track``, ``line``, ``dot``, ``hollow``, ``dashed``, ``whisker``.
 
 All text is escaped by ElementTree. Every chart has a title and a description for screen readers. A chart is at most
 ``WIDTH`` units wide, which is about a phone's width, so that its letters stay readable there.
@@ -67,6 +67,35 @@ def line_chart(title: str, x_names: Sequence[str], lines: Sequence[Line], hollow
             shape = "hollow" if i < len(hollow) and hollow[i] else "dot"
             dot = ET.SubElement(svg, "circle", {"class": f"{shape} {style}"} | _places(cx=px, cy=py, r=4.5))
             ET.SubElement(dot, "title").text = f"{line.name}, {x_names[i]}: {_percent(line.values[i])}"
+    return _markup(svg)
+
+
+def spread_chart(title: str, x_names: Sequence[str], values: Sequence[float], spreads: Sequence[float]) -> Markup:
+    """Points joined by a line, each with a whisker of its spread to both sides; the highest is filled and named."""
+    height = 250
+    if not values:
+        return Markup()
+    best = max(range(len(values)), key=lambda i: values[i])
+    ends = [(value - spread, value + spread) for value, spread in zip(values, spreads, strict=True)]
+    ticks = nice_ticks(max(0.0, min(low for low, _ in ends)), max(high for _, high in ends))
+    x = _Scale(-0.5, len(x_names) - 0.5, _LEFT, WIDTH - _RIGHT)
+    y = _Scale(ticks[0], ticks[-1], height - _BOTTOM, _TOP)
+    told = [
+        f"{name}: {_percent(value)} ± {_percent(spread)}"
+        for name, value, spread in zip(x_names, values, spreads, strict=True)
+    ]
+    svg = _svg(title, "; ".join(told), height)
+    _grid(svg, ticks, y, [_percent(tick) for tick in ticks])
+    _x_names(svg, x_names, x, height)
+    for i, (low, high) in enumerate(ends):
+        _line(svg, (x(i), y(max(low, ticks[0]))), (x(i), y(high)), f"whisker s{ACCENT if i == best else MUTED}")
+    path = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+    ET.SubElement(svg, "polyline", {"class": f"line s{MUTED}", "points": path})
+    for i, value in enumerate(values):
+        style, radius = (f"dot s{ACCENT}", 6.0) if i == best else (f"hollow s{MUTED}", 4.5)
+        dot = ET.SubElement(svg, "circle", {"class": style} | _places(cx=x(i), cy=y(value), r=radius))
+        ET.SubElement(dot, "title").text = told[i]
+    _text(svg, (x(best), y(ends[best][1]) - 5), _percent(values[best]), "value", "middle")
     return _markup(svg)
 
 

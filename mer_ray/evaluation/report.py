@@ -172,6 +172,11 @@ class ReportData:
 
 def render(data: ReportData) -> str:
     """The report as the text of one HTML file. The same data gives the same text."""
+    return render_page("report.html.j2", data=data, view=_view(data), colours=class_colours(data.classes))
+
+
+def render_page(template: str, **shown: Any) -> str:  # noqa: ANN401 - what the template reads
+    """A page from a template of this package, with the filters and the style that all pages share."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mer_ray.evaluation", "."),
         autoescape=True,
@@ -180,9 +185,7 @@ def render(data: ReportData) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(percent=_percent, points=_points, seconds=_seconds, data_uri=_data_uri, sha256=_sha256)
-    page = environment.get_template("report.html.j2").render(
-        data=data, view=_view(data), colours=class_colours(data.classes)
-    )
+    page = environment.get_template(template).render(**shown)
     return page.lstrip().replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 

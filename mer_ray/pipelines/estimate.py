@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Grid
 
-from mer_ray.config import MineConfig
+from mer_ray.config import ExtractionConfig
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table
 from mer_ray.errors import InputError
@@ -38,7 +38,7 @@ class Estimate:
     seconds: float
 
 
-def estimate(steps: Sequence[Step], settings: MineConfig) -> list[Estimate]:
+def estimate(steps: Sequence[Step], settings: ExtractionConfig) -> list[Estimate]:
     """Measure every step on a few clips and scale up to the rows that its table lacks.
 
     The sample is spread evenly over the order of the clips, so that long and short ones are in it.
@@ -72,7 +72,7 @@ def show(estimates: Sequence[Estimate], tables: Store, console: Console) -> None
         "all", str(sum(line.rows for line in estimates)), _size(needed), _duration(sum(e.seconds for e in estimates))
     )
     console.print(grid)
-    console.print("Times are of extraction, from a few clips on this machine; rounds of mining come on top.")
+    console.print("Times are of extraction alone, from a few clips on this machine.")
     if tables.is_local:
         check_disk(tables, needed)
 
@@ -103,7 +103,7 @@ def _sample(step: Step, folder: Store, made: Mapping[str, Made]) -> Step:
     return Step(step.stage, table, {clip_id: step.keys[clip_id] for clip_id in chosen}, step.clips)
 
 
-def _make(step: Step, made: Mapping[str, Made], settings: MineConfig) -> tuple[Made, float]:
+def _make(step: Step, made: Mapping[str, Made], settings: ExtractionConfig) -> tuple[Made, float]:
     """The rows of the step, and the seconds that they took; loading models is not counted."""
     upstream = {name: made[name] for name in step.stage.reads if name in made}
     tables = {name: table.table for name, table in upstream.items()}

@@ -1,225 +1,108 @@
-"""From clips to features: which tables a config asks for, in which order, and what comes of them."""
+"""The extraction job: clips in, a table of features per encoder out, and what other tools read of them.
+
+Read ``run`` aloud: the clips, labelled or not; the tables; what was left out; exports; a summary.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-import pyarrow as pa
 from rich.console import Console
 
-from mer_ray import config, registry
-from mer_ray.data import ready
-from mer_ray.data.features import Feature, FeatureSet
-from mer_ray.data.files import stat_inputs
-from mer_ray.data.storage import Store
-from mer_ray.data.table import Table, row_key
-from mer_ray.errors import Reason
+from mer_ray.config import ExtractConfig
+from mer_ray.data import export
+from mer_ray.data.export import FeatureTable
+from mer_ray.data.manifest import Manifest
+from mer_ray.errors import ConfigError
+from mer_ray.pipelines import estimate, features, results, source, summary
+from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
-from mer_ray.runtime.materialise import Made, Progress, Step, materialise
-from mer_ray.stages.base import Stage
-from mer_ray.stages.denoise import DenoiseStage
-from mer_ray.stages.encode import EncodeStage
-from mer_ray.stages.faces import FacesStage
-from mer_ray.stages.transcribe import TranscribeStage
-from mer_ray.types import Clip
-
-AUDIO, FACES, TRANSCRIPT = "audio", "faces", "transcript"
+from mer_ray.runtime.materialise import Made, Step
+from mer_ray.runtime.session import resolve_run_dir, session
 
 
-@dataclass(frozen=True)
-class Quarantined:
-    """One row of ``quarantine.parquet``: a clip, the step that failed, a ``Reason`` and what happened."""
-
-    clip_id: str
-    step: str
-    error: str
-    detail: str
+def default_config(overrides: Sequence[str]) -> str:
+    """The config file when none is given."""
+    return "extract.yaml"
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """What the learners and the report read.
+def run(settings: ExtractConfig, dry_run: bool = False) -> int:
+    """Do the job, or continue it.
 
-    Attributes:
-        features: of every clip of the manifest, in its order; features that no clip has are left out.
-        digest: changes when any feature of any clip does.
-        made: the tables, by step.
-        quarantine: every error, and one ``no_modality`` row for each clip with nothing left and no error.
-        lost: clips with no modality left.
-    """
+    Args:
+        settings: what to do.
+        dry_run: only say what would be made, and stop.
 
-    features: FeatureSet
-    digest: str
-    made: Mapping[str, Made]
-    quarantine: tuple[Quarantined, ...]
-    lost: frozenset[str]
-
-
-def plan(settings: config.MineConfig, clips: Sequence[Clip], tables: Store) -> tuple[Step, ...]:
-    """The steps that the configured encoders need, upstream first. Nothing is started or written.
-
-    Clips are ordered by the size of their media, so that similar lengths share a batch at every step.
+    Returns:
+        The exit code: 0, or 3 when more than ``max_error_fraction`` of the clips have no feature at all.
 
     Raises:
-        ConfigError, PluginError: an encoder or its options are wrong.
+        InputError: bad input or config, before anything is started.
+        MerRayError: the job failed; the same call continues it.
     """
-    stages = {stage.name: stage for stage in _stages(settings)}
-    identities = stat_inputs(clips)
-    ordered = sorted(clips, key=lambda clip: (_size(clip, identities), clip.clip_id))
-    by_id = {clip.clip_id: clip for clip in clips}
-    keys: dict[str, dict[str, str]] = {}
-    made_of: dict[str, Table] = {}
-    steps = []
-    for name, stage in stages.items():
-        keys[name] = {clip.clip_id: _key(stage, clip, identities, keys) for clip in ordered}
-        upstream = [made_of[read] for read in stage.reads if read != "clip" and read in made_of]
-        made_of[name] = Table(tables, name, stage.schema, stage.spec | {"version": stage.version}, upstream)
-        steps.append(Step(stage, made_of[name], keys[name], by_id))
-    return tuple(steps)
+    console = Console(highlight=False)
+    check(settings)
+    run_dir, tables = source.stores(settings)
+    manifest = source.clips(settings, run_dir, console, require_labels=False)
+    source.warn(manifest, console)
+    steps = features.plan(settings, manifest.clips, tables)
+    if dry_run:
+        estimate.show(estimate.estimate(steps, settings), tables, console)
+        return 0
+    journal = Journal(run_dir)
+    journal.open(settings)
+    console.print(f"run directory: {run_dir}", soft_wrap=True)
+    with session(settings.runtime):
+        made = features.run(steps, settings, journal, console)
+    ids = [clip.clip_id for clip in manifest.clips]
+    lost = features.without_features(settings, ids, made)
+    left_out = features.quarantine(ids, made, lost)
+    results.write_quarantine(run_dir, left_out)
+    exported = _export(settings, manifest, steps, made, console)
+    summary.show_extraction(console, made, journal.work(), left_out, tables)
+    for line in (*exported, f"{len(ids)} clips = {len(ids) - len(lost)} with features + {len(lost)} quarantined"):
+        console.print(line, soft_wrap=True)
+    journal.event("run_done", counts={"manifest": len(ids), "quarantined": len(lost)})
+    return EXIT_TOO_MANY_ERRORS if len(lost) > settings.max_error_fraction * len(ids) else 0
 
 
-def run(steps: Sequence[Step], settings: config.MineConfig, journal: Journal, console: Console) -> dict[str, Made]:
-    """Make the missing rows of each table, in order. Ray is running.
+def check(settings: ExtractConfig) -> None:
+    """Hold the config to what can be done, before anything is started.
 
     Raises:
-        MaterialiseError, StorageError: see ``runtime.materialise``.
+        ConfigError, PluginError: no encoder, an unknown plug-in, a wrong option, or an export that cannot be written.
     """
-    made: dict[str, Made] = {}
-    for step in steps:
-        name = step.stage.name
-        started = time.monotonic()
-        journal.event("step_started", step=name, digest=step.table.digest)
-        with step_line(console, name) as line:
-
-            def show(progress: Progress, line=line) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-                line.update(progress.done, progress.total, _count(progress.errors))
-
-            def corrupt(part: str, why: str, name: str = name) -> None:
-                journal.event("corrupt_part", step=name, part=part, detail=why)
-                console.print(f"[yellow]{name}: {why}; its rows are made again[/]")
-
-            upstream = {read: made[read] for read in step.stage.reads if read in made}
-            made[name] = materialise(step, upstream, settings.runtime, show, corrupt)
-        seconds = round(time.monotonic() - started, 3)
-        errors = dict(made[name].errors)
-        journal.event("step_done", step=name, seconds=seconds, clips=made[name].rows_made, errors=errors)
-    return made
+    if not settings.encoders:
+        raise ConfigError("there is nothing to extract: name encoders, e.g. encoders.voice.plugin=opensmile")
+    features.check(settings)
+    if settings.export.huggingface:
+        export.check_huggingface(resolve_run_dir(settings.export.huggingface))
 
 
-def collect(
-    settings: config.MineConfig,
-    clips: Sequence[Clip],
-    made: Mapping[str, Made],
-    vectors: Iterable[ready.Loaded],
-) -> Extraction:
-    """Bring the encoders' vectors and the user's ready features into the manifest's order, and count what is lost."""
-    ids = tuple(clip.clip_id for clip in clips)
-    quarantine = [
-        Quarantined(clip_id, step, ref.error, ref.detail or "")
-        for step, table in made.items()
-        for clip_id, ref in table.refs.items()
-        if ref.error
+def _export(
+    settings: ExtractConfig, manifest: Manifest, steps: Sequence[Step], made: Mapping[str, Made], console: Console
+) -> list[str]:
+    """Write what ``settings.export`` asks for; a line about each."""
+    wanted, told = settings.export, []
+    tables = [
+        FeatureTable(name, made[name].table, made[name].refs, encoder.sequences)
+        for name, encoder in settings.encoders.items()
+        if name in made
     ]
-    features = []
-    for name, encoder in settings.encoders.items():
-        if name in made:
-            features.append(_feature(name, _modality(encoder), made[name], ids))
-    for loaded in vectors:
-        features.append(loaded.feature)
-        quarantine.extend(Quarantined(**row) for row in loaded.quarantine)
-    features = [feature for feature in features if feature.present.any()]
-    anything = np.any([feature.present for feature in features], axis=0) if features else np.zeros(len(ids), bool)
-    lost = frozenset(clip_id for clip_id, left in zip(ids, anything, strict=True) if not left)
-    explained = {row.clip_id for row in quarantine}
-    quarantine.extend(
-        Quarantined(clip_id, "manifest", Reason.NO_MODALITY, "no sound, no face and no text")
-        for clip_id in ids
-        if clip_id in lost and clip_id not in explained
-    )
-    whole = FeatureSet(ids, tuple(features))
-    return Extraction(whole, _digest(whole), made, tuple(quarantine), lost)
-
-
-def quarantine_table(rows: Iterable[Quarantined]) -> pa.Table:
-    """``quarantine.parquet``, sorted by clip and step."""
-    schema = pa.schema([(name, pa.string()) for name in ("clip_id", "step", "error", "detail")])
-    ordered = sorted(rows, key=lambda row: (row.clip_id, row.step))
-    return pa.Table.from_pylist([vars(row) for row in ordered], schema=schema)
-
-
-def _stages(settings: config.MineConfig) -> list[Stage]:
-    """The stages that the encoders need, upstream first."""
-    limit = settings.runtime.clip_seconds
-    encoders = [EncodeStage(name, encoder, limit) for name, encoder in settings.encoders.items()]
-    if not settings.faces.enabled:
-        encoders = [encoder for encoder in encoders if FACES not in encoder.reads]
-    reads = {read for encoder in encoders for read in encoder.reads}
-    stages: list[Stage] = []
-    if AUDIO in reads or (TRANSCRIPT in reads and settings.transcribe.enabled):
-        stages.append(DenoiseStage(settings.media, settings.denoise, limit))
-    if FACES in reads:
-        stages.append(FacesStage(settings.media, settings.faces, limit))
-    if TRANSCRIPT in reads:
-        stages.append(TranscribeStage(settings.transcribe))
-    return [*stages, *encoders]
-
-
-def _key(stage: Stage, clip: Clip, identities: Mapping[str, str], keys: Mapping[str, Mapping[str, str]]) -> str:
-    """The identity of what a stage reads of a clip: addresses with their files' identity, text, upstream keys."""
-    if stage.name == AUDIO:
-        return _media_key(clip.audio or clip.video, identities)
-    if stage.name == FACES:
-        return _media_key(clip.faces or clip.video, identities)
-    if stage.name == TRANSCRIPT:
-        text = clip.text or ""
-        upstream = keys[AUDIO][clip.clip_id] if AUDIO in stage.reads and AUDIO in keys and not text.strip() else ""
-        return row_key(text, upstream)
-    return row_key(*(keys[read][clip.clip_id] for read in stage.reads))
-
-
-def _media_key(address: str | None, identities: Mapping[str, str]) -> str:
-    return row_key(address, identities[address]) if address else row_key("")
-
-
-def _size(clip: Clip, identities: Mapping[str, str]) -> int:
-    for address in (clip.video, clip.audio, clip.faces):
-        size = identities.get(address or "", "").partition("-")[0]
-        if size.isdigit():
-            return int(size)
-    return len(clip.text or "")
-
-
-def _modality(encoder: config.EncoderConfig) -> str:
-    return str(registry.find("encoders", encoder.plugin).Encoder.modality)
-
-
-def _feature(name: str, modality: str, made: Made, ids: Sequence[str]) -> Feature:
-    """A table's vectors in the order of ``ids``; zeros stand where ``present`` is False and are never read."""
-    refs = [made.refs[clip_id] for clip_id in ids]
-    present = np.array([ref.present for ref in refs], dtype=bool)
-    dim = made.table.schema.field("vector").type.list_size
-    values = np.zeros((len(ids), dim), np.float32)
-    if present.any():
-        column = made.table.take([ref for ref in refs if ref.present], ["vector"])["vector"].combine_chunks()
-        values[present] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-    return Feature(name, modality, values, present)
-
-
-def _digest(features: FeatureSet) -> str:
-    """A hash of the vectors themselves, whichever parts or files they came from."""
-    digest = hashlib.blake2b("\n".join(features.clip_ids).encode(), digest_size=16)
-    for feature in features.features:
-        digest.update(f"{feature.name}\0{feature.modality}\0{feature.values.dtype}".encode())
-        digest.update(feature.present.tobytes())
-        digest.update(np.ascontiguousarray(feature.values).data)
-    return digest.hexdigest()
-
-
-def _count(errors: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in errors.most_common())
+    order = list(steps[0].keys) if steps else []  # as the tables' parts were cut, so that each is read once
+    by_id = {clip.clip_id: clip for clip in manifest.clips}
+    if wanted.mertools:
+        folder = resolve_run_dir(wanted.mertools)
+        with step_line(console, "mertools", "features") as line:
+            for i, table in enumerate(tables):
+                written = export.to_mertools([table], order, folder)
+                line.update(i + 1, len(tables), ", ".join(written))
+        told.append(f"MERTools features: {folder}/features")
+    if wanted.huggingface:
+        folder = resolve_run_dir(wanted.huggingface)
+        with step_line(console, "huggingface", "datasets") as line:
+            splits = export.to_huggingface(tables, [by_id[i] for i in order], manifest.label_space.names, folder)
+            line.update(len(splits), len(splits))
+        told.append(f"Hugging Face dataset: {folder} ({', '.join(splits)}); datasets.load_from_disk reads it")
+    return told

@@ -19,16 +19,15 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, MaterialiseError
 from mer_ray.evaluation import report
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines import estimate, extract, narrate, results, source, summary
-from mer_ray.pipelines.extract import Extraction
+from mer_ray.pipelines import estimate, features, narrate, results, source, summary
+from mer_ray.pipelines.features import Extraction
+from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
-from mer_ray.runtime.session import resolve_run_dir, session
+from mer_ray.runtime.session import session
 from mer_ray.tune.controller import Ablations, Controller, Mined
 from mer_ray.types import Split
-
-EXIT_TOO_MANY_ERRORS = 3
 
 
 def default_config(overrides: Sequence[str]) -> str:
@@ -55,13 +54,11 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     """
     console = Console(highlight=False)
     check(settings)
-    run_dir = Store(resolve_run_dir(settings.run.dir))
-    tables = Store(settings.tables.dir) if settings.tables.dir else run_dir / "tables"
+    run_dir, tables = source.stores(settings)
     brought = source.load(settings, run_dir, console)
     check_learners(settings, brought)
-    for warning in brought.manifest.warnings:
-        console.print(f"[yellow]note: {warning}[/]", soft_wrap=True)
-    steps = extract.plan(settings, brought.clips, tables)
+    source.warn(brought.manifest, console)
+    steps = features.plan(settings, brought.clips, tables)
     if dry_run:
         estimate.show(estimate.estimate(steps, settings), tables, console)
         return 0
@@ -70,9 +67,9 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     with session(settings.runtime):
-        made = extract.run(steps, settings, journal, console)
-        extraction = extract.collect(settings, brought.clips, made, vectors)
-        results.write_quarantine(run_dir, extraction)
+        made = features.run(steps, settings, journal, console)
+        extraction = features.collect(settings, brought.clips, made, vectors)
+        results.write_quarantine(run_dir, extraction.quarantine)
         experiment = _experiment(settings, brought, extraction)
         mined, ablations = _mine(experiment, settings, run_dir, journal, console)
     outcome = results.Run(settings, brought, extraction, experiment, mined, ablations)
@@ -92,16 +89,8 @@ def check(settings: MineConfig) -> None:
     Raises:
         ConfigError, PluginError: one is unknown or an option is wrong.
     """
-    for encoder in settings.encoders.values():
-        registry.configure("encoders", encoder.plugin, encoder.options)
+    features.check(settings)
     registry.configure("mining", settings.mining.strategy, settings.mining.options)
-    if settings.faces.enabled:
-        registry.configure("detectors", settings.faces.detector.name, settings.faces.detector.options)
-    if settings.denoise.enabled:
-        registry.configure("separators", settings.denoise.separator.name, settings.denoise.separator.options)
-        registry.configure("recognisers", settings.denoise.recogniser.name, settings.denoise.recogniser.options)
-    if settings.transcribe.enabled:
-        registry.configure("recognisers", settings.transcribe.recogniser.name, settings.transcribe.recogniser.options)
     if not settings.encoders and not settings.data.features and settings.data.layout != "mertools":
         raise ConfigError("there is nothing to learn from: name encoders, or set data.features to a folder of vectors")
 

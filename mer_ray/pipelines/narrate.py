@@ -17,7 +17,7 @@ from mer_ray.data.media import Decoder, decode_flac
 from mer_ray.data.storage import Store
 from mer_ray.evaluation import denoising, explain, metrics, report
 from mer_ray.pipelines import hidden, results
-from mer_ray.pipelines.extract import AUDIO, FACES, TRANSCRIPT
+from mer_ray.pipelines.features import AUDIO, FACES, TRANSCRIPT
 from mer_ray.pipelines.results import Run
 from mer_ray.runtime.journal import Journal, environment
 from mer_ray.runtime.materialise import Made

@@ -6,7 +6,7 @@ import io
 import json
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,14 @@ from mer_ray.config import MineConfig
 from mer_ray.data.storage import Store
 from mer_ray.evaluation import metrics, submission
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines.extract import Extraction, quarantine_table
+from mer_ray.pipelines.features import Extraction, Quarantined, quarantine_table
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.journal import Journal
 from mer_ray.tune.controller import Ablations, Mined, num_clips
 from mer_ray.types import Split
+
+EXIT_TOO_MANY_ERRORS = 3
+"""What a job ends with when more than ``max_error_fraction`` of the clips were quarantined."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,9 @@ def write(run: Run, run_dir: Store, figures: dict[str, Any]) -> None:
     run_dir.write("metrics.json", json.dumps(figures, indent=1, ensure_ascii=False).encode())
 
 
-def write_quarantine(run_dir: Store, extraction: Extraction) -> None:
+def write_quarantine(run_dir: Store, rows: Iterable[Quarantined]) -> None:
     """Write ``quarantine.parquet``."""
-    run_dir.write("quarantine.parquet", to_parquet(quarantine_table(extraction.quarantine)))
+    run_dir.write("quarantine.parquet", to_parquet(quarantine_table(rows)))
 
 
 def why_lost(extraction: Extraction, clip_ids: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from mer_ray.config import MineConfig
+from mer_ray.config import DataConfig, ExtractionConfig, MineConfig
 from mer_ray.data import demo, layouts, ready
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.ready import ReadyFeature
@@ -17,6 +17,7 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError
 from mer_ray.evaluation import submission
 from mer_ray.runtime.console import step_line
+from mer_ray.runtime.session import resolve_run_dir
 from mer_ray.types import Clip
 
 
@@ -51,21 +52,47 @@ class Brought:
         return known
 
 
+def stores(settings: ExtractionConfig) -> tuple[Store, Store]:
+    """The run directory, and the folder of the tables."""
+    run_dir = Store(resolve_run_dir(settings.run.dir))
+    return run_dir, Store(settings.tables.dir) if settings.tables.dir else run_dir / "tables"
+
+
+def warn(manifest: Manifest, console: Console) -> None:
+    """Print what the user should know about the manifest."""
+    for warning in manifest.warnings:
+        console.print(f"[yellow]note: {warning}[/]", soft_wrap=True)
+
+
 def load(settings: MineConfig, run_dir: Store, console: Console) -> Brought:
     """Read and check what the config points to; the demo's clips are made first.
 
     Raises:
         InputError: the manifest, a layout, a feature file or the candidates' list cannot be used.
     """
-    folder: Path | None = None
-    data = settings.data
-    if data.layout == "demo":
-        folder = _make_demo(settings, run_dir, console)
-        data = data.model_copy(update={"layout": "manifest", "manifest": str(folder / demo.MANIFEST)})
+    data, folder = _with_demo(settings, run_dir, console)
     source = layouts.load(data, settings.labels)
     listed = settings.submission.candidates
     candidates = submission.read_candidates(listed) if listed else source.candidates
     return Brought(source.manifest, source.features, submission.check_candidates(source.manifest, candidates), folder)
+
+
+def clips(settings: ExtractionConfig, run_dir: Store, console: Console, require_labels: bool) -> Manifest:
+    """As ``load``, of clips whose media are to be read: ready features do not count, nor does a candidates' list.
+
+    Args:
+        settings: what the config points to.
+        run_dir: where the demo's clips are made.
+        console: where their making is shown.
+        require_labels: whether something is to be learnt from them.
+
+    Raises:
+        InputError: the manifest or a layout cannot be used, or ready features are named.
+    """
+    if settings.data.features:
+        raise ConfigError("data.features are vectors already: there is nothing to extract; name clips with media")
+    data, _ = _with_demo(settings, run_dir, console)
+    return layouts.load(data, settings.labels, require_labels, use_features=False).manifest
 
 
 def vectors(brought: Brought) -> tuple[ready.Loaded, ...]:
@@ -79,7 +106,15 @@ def vectors(brought: Brought) -> tuple[ready.Loaded, ...]:
     return tuple(ready.load(feature, clip_ids) for feature in brought.features)
 
 
-def _make_demo(settings: MineConfig, run_dir: Store, console: Console) -> Path:
+def _with_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> tuple[DataConfig, Path | None]:
+    """Where to read from; the demo's clips are made, and are then a manifest in the folder returned beside it."""
+    if settings.data.layout != "demo":
+        return settings.data, None
+    folder = _make_demo(settings, run_dir, console)
+    return settings.data.model_copy(update={"layout": "manifest", "manifest": str(folder / demo.MANIFEST)}), folder
+
+
+def _make_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> Path:
     config = settings.data.demo
     if config.dir is None and not run_dir.is_local:
         raise ConfigError("the demo's clips are made on a local disk; set data.demo.dir when run.dir is in S3")

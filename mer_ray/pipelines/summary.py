@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mer_ray.data.storage import Store
+from mer_ray.pipelines.features import Quarantined
+from mer_ray.runtime.materialise import Made
 
 
 def show(console: Console, metrics: dict[str, Any], work: dict[str, dict[str, float]], run_dir: Store) -> None:
@@ -31,6 +35,39 @@ def show(console: Console, metrics: dict[str, Any], work: dict[str, dict[str, fl
     )
 
 
+def show_extraction(
+    console: Console,
+    made: Mapping[str, Made],
+    work: dict[str, dict[str, float]],
+    quarantine: Sequence[Quarantined],
+    tables: Store,
+) -> None:
+    """Print the end of an extraction.
+
+    Args:
+        console: where to.
+        made: the tables, by step.
+        work: seconds and clips of each step over all starts of the run.
+        quarantine: every error.
+        tables: the folder of the tables.
+    """
+    grid = Table("table", "clips", "absent", "errors", "width", "seconds", "clips/s", title="What there is")
+    grid.columns[0].overflow = "fold"
+    for step, table in made.items():
+        present = sum(ref.present for ref in table.refs.values())
+        errors = sum(ref.error is not None for ref in table.refs.values())
+        fields = table.table.schema
+        width = str(fields.field("vector").type.list_size) if "vector" in fields.names else ""
+        done = work.get(step, {"seconds": 0.0, "clips": 0.0})
+        absent = len(table.refs) - present - errors
+        counts = (str(present), str(absent), str(errors))
+        grid.add_row(f"{step}/{table.table.digest}", *counts, width, f"{done['seconds']:.1f}", _rate(done))
+    console.print(grid)
+    if quarantine:
+        console.print(_quarantine(dict(Counter(str(row.error) for row in quarantine).most_common())))
+    console.print(f"tables: {tables}", soft_wrap=True)
+
+
 def _scores(metrics: dict[str, Any]) -> Table:
     table = Table("", "WAF out of fold", "WAF test", "pseudo-labels", title="Weighted-average F1")
     for line in metrics["rounds"]:
@@ -47,9 +84,12 @@ def _scores(metrics: dict[str, Any]) -> Table:
 def _speed(work: dict[str, dict[str, float]]) -> Table:
     table = Table("step", "seconds", "clips/s", title="Time, over all starts of this run")
     for step, done in work.items():
-        rate = f"{done['clips'] / done['seconds']:.1f}" if done["clips"] else ""
-        table.add_row(step, f"{done['seconds']:.1f}", rate)
+        table.add_row(step, f"{done['seconds']:.1f}", _rate(done))
     return table
+
+
+def _rate(done: dict[str, float]) -> str:
+    return f"{done['clips'] / done['seconds']:.1f}" if done["clips"] else ""
 
 
 def _quarantine(reasons: dict[str, int]) -> Table:

@@ -63,6 +63,18 @@ def test_a_manifest_becomes_clips_in_its_order(folder):
     assert fourth.speaker is None
 
 
+def test_clips_without_labels_are_read_when_nothing_is_to_be_learnt(folder):
+    path = write(folder, [("a", "x", "", "train"), ("b", "y", "happy", "")], ["clip_id", "text", "label", "split"])
+    with pytest.raises(ManifestError, match="split is train and there is no label"):
+        manifest.read(path)
+    read = manifest.read(path, require_labels=False)
+    assert [(c.split, c.label) for c in read.clips] == [(Split.UNLABELED, None), (Split.TRAIN, "happiness")]
+    bare = write(folder, [("a", "x"), ("b", "y")], ["clip_id", "text"], "bare.csv")
+    assert manifest.read(bare, require_labels=False).label_space.names == ()
+    with pytest.raises(ManifestError, match="no labelled clip"):
+        manifest.read(bare)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_csv_with_and_without_byte_order_mark(folder, encoding):
     path = folder / "clips.csv"

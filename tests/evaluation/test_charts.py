@@ -87,3 +87,15 @@ def test_text_is_escaped() -> None:
     ):
         assert "<script>" not in markup
         assert any(bad in str(e.text) for e in ET.fromstring(markup).iter())
+
+
+def test_the_best_of_a_spread_chart_is_filled_and_whiskers_are_as_long_as_the_spread() -> None:
+    svg = ET.fromstring(charts.spread_chart("WAF", ["16", "17", "18"], [0.6, 0.8, 0.7], [0.05, 0.1, 0.0]))
+    shapes = [str(e.get("class")).split()[0] for e in svg.iter(f"{SVG}circle")]
+    assert shapes == ["hollow", "dot", "hollow"]
+    whiskers = [e for e in svg.iter(f"{SVG}line") if str(e.get("class")).startswith("whisker")]
+    lengths = [abs(float(str(e.get("y1"))) - float(str(e.get("y2")))) for e in whiskers]
+    assert lengths[1] == pytest.approx(2 * lengths[0], abs=0.2)
+    assert lengths[2] == 0
+    assert [e.text for e in svg.iter(f"{SVG}text") if e.get("class") == "value"] == ["80"]
+    assert charts.spread_chart("WAF", [], [], []) == ""

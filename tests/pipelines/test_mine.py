@@ -209,10 +209,18 @@ def test_the_same_command_again_computes_nothing(finished):
         (["data.manifest=bad.csv", "mining.strategy=voet"], "did you mean 'vote'"),
         (["mining.options={min_agre: 2}"], "did you mean 'min_agree'"),
         (["encoders={}"], "nothing to learn from"),
+        (
+            [
+                "data.manifest=good.csv",
+                "encoders={voice: {plugin: hubert, options: {weights: {source: ./models/none}}}}",
+            ],
+            "weights ./models/none: there is no such folder",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_2(tmp_path, arguments, told):
     (tmp_path / "bad.csv").write_text("clip_id,text,label\n../a,x,anger\nb,y,anger\nb,z,happiness\n")
+    (tmp_path / "good.csv").write_text("clip_id,text,label\na,x,anger\nb,z,happiness\n")
     done = run(*arguments, "run.dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert told in done.stderr

@@ -1,0 +1,20 @@
+"""The extraction job: tables of features for every clip of a manifest. ``--help`` lists what it can be told."""
+
+from __future__ import annotations
+
+import sys
+
+from mer_ray.config import ExtractConfig
+from mer_ray.pipelines import command, extract, listing
+
+if __name__ == "__main__":
+    sys.exit(
+        command.main(
+            job="extract",
+            about="Extract features of clips, labelled or not, into one table per encoder; --list shows the encoders.",
+            model=ExtractConfig,
+            pick_file=extract.default_config,
+            run=extract.run,
+            listing=listing.show,
+        )
+    )

@@ -1,0 +1,275 @@
+"""From clips to features: which tables a config asks for, in which order, and what comes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from mer_ray import config, registry
+from mer_ray.data import ready
+from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.files import stat_inputs
+from mer_ray.data.storage import Store
+from mer_ray.data.table import Table, row_key
+from mer_ray.errors import InputError, PluginError, Reason
+from mer_ray.runtime.console import step_line
+from mer_ray.runtime.journal import Journal
+from mer_ray.runtime.materialise import Made, Progress, Step, materialise
+from mer_ray.stages.base import Stage
+from mer_ray.stages.denoise import DenoiseStage
+from mer_ray.stages.encode import EncodeStage
+from mer_ray.stages.faces import FacesStage
+from mer_ray.stages.transcribe import TranscribeStage
+from mer_ray.types import Clip
+
+AUDIO, FACES, TRANSCRIPT = "audio", "faces", "transcript"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One row of ``quarantine.parquet``: a clip, the step that failed, a ``Reason`` and what happened."""
+
+    clip_id: str
+    step: str
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What the learners and the report read.
+
+    Attributes:
+        features: of every clip of the manifest, in its order; features that no clip has are left out.
+        digest: changes when any feature of any clip does.
+        made: the tables, by step.
+        quarantine: every error, and one ``no_modality`` row for each clip with nothing left and no error.
+        lost: clips with no modality left.
+    """
+
+    features: FeatureSet
+    digest: str
+    made: Mapping[str, Made]
+    quarantine: tuple[Quarantined, ...]
+    lost: frozenset[str]
+
+
+def check(settings: config.ExtractionConfig) -> None:
+    """Find every plug-in that extraction needs, and hold its options to it, before anything is started.
+
+    Raises:
+        ConfigError, PluginError: one is unknown or an option is wrong.
+    """
+    for encoder in settings.encoders.values():
+        registry.configure("encoders", encoder.plugin, encoder.options)
+    if settings.faces.enabled:
+        registry.configure("detectors", settings.faces.detector.name, settings.faces.detector.options)
+    if settings.denoise.enabled:
+        registry.configure("separators", settings.denoise.separator.name, settings.denoise.separator.options)
+        registry.configure("recognisers", settings.denoise.recogniser.name, settings.denoise.recogniser.options)
+    if settings.transcribe.enabled:
+        registry.configure("recognisers", settings.transcribe.recogniser.name, settings.transcribe.recogniser.options)
+
+
+def plan(settings: config.ExtractionConfig, clips: Sequence[Clip], tables: Store) -> tuple[Step, ...]:
+    """The steps that the configured encoders need, upstream first. Nothing is started or written.
+
+    Clips are ordered by the size of their media, so that similar lengths share a batch at every step.
+
+    Raises:
+        ConfigError, PluginError: an encoder or its options are wrong, or its weights are missing.
+    """
+    stages = {stage.name: stage for stage in _stages(settings)}
+    _check_weights(stages.values())
+    identities = stat_inputs(clips)
+    ordered = sorted(clips, key=lambda clip: (_size(clip, identities), clip.clip_id))
+    by_id = {clip.clip_id: clip for clip in clips}
+    keys: dict[str, dict[str, str]] = {}
+    made_of: dict[str, Table] = {}
+    steps = []
+    for name, stage in stages.items():
+        keys[name] = {clip.clip_id: _key(stage, clip, identities, keys) for clip in ordered}
+        upstream = [made_of[read] for read in stage.reads if read != "clip" and read in made_of]
+        made_of[name] = Table(tables, name, stage.schema, stage.spec | {"version": stage.version}, upstream)
+        steps.append(Step(stage, made_of[name], keys[name], by_id))
+    return tuple(steps)
+
+
+def run(
+    steps: Sequence[Step], settings: config.ExtractionConfig, journal: Journal, console: Console
+) -> dict[str, Made]:
+    """Make the missing rows of each table, in order. Ray is running.
+
+    Raises:
+        MaterialiseError, StorageError: see ``runtime.materialise``.
+    """
+    made: dict[str, Made] = {}
+    for step in steps:
+        name = step.stage.name
+        started = time.monotonic()
+        journal.event("step_started", step=name, digest=step.table.digest)
+        with step_line(console, name) as line:
+
+            def show(progress: Progress, line=line) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+                line.update(progress.done, progress.total, _count(progress.errors))
+
+            def corrupt(part: str, why: str, name: str = name) -> None:
+                journal.event("corrupt_part", step=name, part=part, detail=why)
+                console.print(f"[yellow]{name}: {why}; its rows are made again[/]")
+
+            upstream = {read: made[read] for read in step.stage.reads if read in made}
+            made[name] = materialise(step, upstream, settings.runtime, show, corrupt)
+        seconds = round(time.monotonic() - started, 3)
+        errors = dict(made[name].errors)
+        journal.event("step_done", step=name, seconds=seconds, clips=made[name].rows_made, errors=errors)
+    return made
+
+
+def collect(
+    settings: config.ExtractionConfig,
+    clips: Sequence[Clip],
+    made: Mapping[str, Made],
+    vectors: Iterable[ready.Loaded],
+) -> Extraction:
+    """Bring the encoders' vectors and the user's ready features into the manifest's order, and count what is lost."""
+    ids = tuple(clip.clip_id for clip in clips)
+    loaded = list(vectors)
+    features = []
+    for name, encoder in settings.encoders.items():
+        if name in made:
+            features.append(_feature(name, _modality(encoder), made[name], ids))
+    features.extend(ready_feature.feature for ready_feature in loaded)
+    features = [feature for feature in features if feature.present.any()]
+    anything = np.any([feature.present for feature in features], axis=0) if features else np.zeros(len(ids), bool)
+    lost = frozenset(clip_id for clip_id, left in zip(ids, anything, strict=True) if not left)
+    errors = [Quarantined(**row) for ready_feature in loaded for row in ready_feature.quarantine]
+    whole = FeatureSet(ids, tuple(features))
+    return Extraction(whole, _digest(whole), made, quarantine(ids, made, lost, errors), lost)
+
+
+def without_features(settings: config.ExtractionConfig, ids: Iterable[str], made: Mapping[str, Made]) -> frozenset[str]:
+    """The clips of which no encoder made anything."""
+    tables = [made[name] for name in settings.encoders if name in made]
+    return frozenset(clip_id for clip_id in ids if not any(table.refs[clip_id].present for table in tables))
+
+
+def quarantine(
+    ids: Iterable[str], made: Mapping[str, Made], lost: frozenset[str], others: Iterable[Quarantined] = ()
+) -> tuple[Quarantined, ...]:
+    """Every error of the tables and of ``others``, and a ``no_modality`` row for each lost clip without an error."""
+    rows = [
+        Quarantined(clip_id, step, ref.error, ref.detail or "")
+        for step, table in made.items()
+        for clip_id, ref in table.refs.items()
+        if ref.error
+    ]
+    rows.extend(others)
+    explained = {row.clip_id for row in rows}
+    rows.extend(
+        Quarantined(clip_id, "manifest", Reason.NO_MODALITY, "no sound, no face and no text")
+        for clip_id in ids
+        if clip_id in lost and clip_id not in explained
+    )
+    return tuple(rows)
+
+
+def quarantine_table(rows: Iterable[Quarantined]) -> pa.Table:
+    """``quarantine.parquet``, sorted by clip and step."""
+    schema = pa.schema([(name, pa.string()) for name in ("clip_id", "step", "error", "detail")])
+    ordered = sorted(rows, key=lambda row: (row.clip_id, row.step))
+    return pa.Table.from_pylist([vars(row) for row in ordered], schema=schema)
+
+
+def _check_weights(stages: Iterable[Stage]) -> None:
+    """Ask every stage for what it would write, which needs its weights' configuration, and tell all that is missing.
+
+    Raises:
+        PluginError: weights are missing, or of another model.
+    """
+    faults: dict[str, list[str]] = {}
+    for stage in stages:
+        try:
+            _ = stage.schema, stage.spec
+        except InputError as error:
+            faults.setdefault(str(error), []).append(stage.name)
+    if faults:
+        raise PluginError("\n".join(f"encoders {', '.join(names)}: {why}" for why, names in faults.items()))
+
+
+def _stages(settings: config.ExtractionConfig) -> list[Stage]:
+    """The stages that the encoders need, upstream first."""
+    limit = settings.runtime.clip_seconds
+    encoders = [EncodeStage(name, encoder, limit) for name, encoder in settings.encoders.items()]
+    if not settings.faces.enabled:
+        encoders = [encoder for encoder in encoders if FACES not in encoder.reads]
+    reads = {read for encoder in encoders for read in encoder.reads}
+    stages: list[Stage] = []
+    if AUDIO in reads or (TRANSCRIPT in reads and settings.transcribe.enabled):
+        stages.append(DenoiseStage(settings.media, settings.denoise, limit))
+    if FACES in reads:
+        stages.append(FacesStage(settings.media, settings.faces, limit))
+    if TRANSCRIPT in reads:
+        stages.append(TranscribeStage(settings.transcribe))
+    return [*stages, *encoders]
+
+
+def _key(stage: Stage, clip: Clip, identities: Mapping[str, str], keys: Mapping[str, Mapping[str, str]]) -> str:
+    """The identity of what a stage reads of a clip: addresses with their files' identity, text, upstream keys."""
+    if stage.name == AUDIO:
+        return _media_key(clip.audio or clip.video, identities)
+    if stage.name == FACES:
+        return _media_key(clip.faces or clip.video, identities)
+    if stage.name == TRANSCRIPT:
+        text = clip.text or ""
+        upstream = keys[AUDIO][clip.clip_id] if AUDIO in stage.reads and AUDIO in keys and not text.strip() else ""
+        return row_key(text, upstream)
+    return row_key(*(keys[read][clip.clip_id] for read in stage.reads))
+
+
+def _media_key(address: str | None, identities: Mapping[str, str]) -> str:
+    return row_key(address, identities[address]) if address else row_key("")
+
+
+def _size(clip: Clip, identities: Mapping[str, str]) -> int:
+    for address in (clip.video, clip.audio, clip.faces):
+        size = identities.get(address or "", "").partition("-")[0]
+        if size.isdigit():
+            return int(size)
+    return len(clip.text or "")
+
+
+def _modality(encoder: config.EncoderConfig) -> str:
+    return str(registry.find("encoders", encoder.plugin).Encoder.modality)
+
+
+def _feature(name: str, modality: str, made: Made, ids: Sequence[str]) -> Feature:
+    """A table's vectors in the order of ``ids``; zeros stand where ``present`` is False and are never read."""
+    refs = [made.refs[clip_id] for clip_id in ids]
+    present = np.array([ref.present for ref in refs], dtype=bool)
+    dim = made.table.schema.field("vector").type.list_size
+    values = np.zeros((len(ids), dim), np.float32)
+    if present.any():
+        column = made.table.take([ref for ref in refs if ref.present], ["vector"])["vector"].combine_chunks()
+        values[present] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return Feature(name, modality, values, present)
+
+
+def _digest(features: FeatureSet) -> str:
+    """A hash of the vectors themselves, whichever parts or files they came from."""
+    digest = hashlib.blake2b("\n".join(features.clip_ids).encode(), digest_size=16)
+    for feature in features.features:
+        digest.update(f"{feature.name}\0{feature.modality}\0{feature.values.dtype}".encode())
+        digest.update(feature.present.tobytes())
+        digest.update(np.ascontiguousarray(feature.values).data)
+    return digest.hexdigest()
+
+
+def _count(errors: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in errors.most_common())
