@@ -225,3 +225,13 @@ def test_a_missing_image_processor_is_told(whole, tmp_path):
         (tmp_path / name).symlink_to(Path(whole) / name)
     with pytest.raises(PluginError, match=r"preprocessor_config\.json"):
         encoder_of(tmp_path).load()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same():
+    plain = clip.tiny()
+    compiled = clip.Encoder(plain.config.model_copy(update={"compile": True}))
+    faces = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    (ours,), (theirs,) = compiled.encode([ClipInput(faces=faces)]), plain.encode([ClipInput(faces=faces)])
+    assert hasattr(compiled._model, "_orig_mod"), "nothing was compiled"
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())

@@ -25,7 +25,11 @@ from made_stages import LengthStage
 from mer_ray import config
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
+from mer_ray.encoders import hubert
+from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import CorruptPartError, StorageError
+from mer_ray.pretrained import weights
+from mer_ray.pretrained.weights import Weights
 from mer_ray.rounds.state import open_rounds
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -293,6 +297,26 @@ with session(RuntimeConfig(num_cpus=2, object_store_bytes=100 * 2**20)):
     table.store.write(part, table.store.read(part)[:100])
     print("made", materialise(step, {}, RuntimeConfig()).rows_made - lost)
 """
+
+
+def test_an_encoder_takes_its_weights_from_a_bucket(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MER_RAY_CACHE", str(tmp_path))
+    here = hubert.tiny()
+    for path in Path(here.config.weights.source).iterdir():
+        store.write(path.name, path.read_bytes())
+    there = hubert.Encoder(here.config.model_copy(update={"weights": Weights(source=store.root)}))
+    clip = ClipInput(audio=np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32))
+    assert there.dim == here.dim
+    assert not list(tmp_path.rglob("*.safetensors")), "the width needs no weights"
+    np.testing.assert_array_equal(there.encode([clip])[0], here.encode([clip])[0])
+    (copied,) = tmp_path.rglob("*.safetensors")
+    before = copied.stat().st_mtime_ns
+    weights.fetch(there.config.weights)
+    assert copied.stat().st_mtime_ns == before, "copied once"
+    identity = there.identity
+    store.write("config.json", store.read("config.json") + b" ")
+    weights.identity.cache_clear()
+    assert there.identity != identity
 
 
 def test_a_step_on_ray_makes_its_rows_once_whatever_dies(store, tmp_path):

@@ -90,7 +90,7 @@ def test_pickles_are_refused(folder):
     assert weights.fetch(Weights(source=str(folder)), only_config=True) == folder
 
 
-def test_an_s3_folder_is_copied_once_and_again_when_it_changes(folder, tmp_path, monkeypatch):
+def test_a_folder_elsewhere_is_copied_once_and_again_when_it_changes(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MER_RAY_CACHE", str(tmp_path / "cache"))
     given = bucket_of(folder, monkeypatch)
     config_only = weights.fetch(given, only_config=True)
@@ -105,7 +105,7 @@ def test_an_s3_folder_is_copied_once_and_again_when_it_changes(folder, tmp_path,
 
 
 def bucket_of(folder, monkeypatch):
-    """Weights whose ``s3://`` address a file system of this machine stands in for; the real S3 is in ``faults``."""
+    """Weights whose ``s3://`` address is led to a folder of this machine; ``faults/test_s3.py`` has the real thing."""
     from mer_ray.data.storage import Store  # noqa: PLC0415
 
     monkeypatch.setattr(weights, "Store", lambda source: Store(str(folder)))
