@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from mer_ray.config import ExtractConfig
 from mer_ray.data import ready
@@ -118,6 +117,7 @@ def test_bad_input_is_one_clear_message_before_anything_starts(tmp_path, monkeyp
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("keep")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "session", lambda runtime: pytest.fail("Ray was started"))
     code = command.main(
         job="extract",
         about="",
@@ -128,5 +128,4 @@ def test_bad_input_is_one_clear_message_before_anything_starts(tmp_path, monkeyp
     )
     assert code == 2
     assert told in capsys.readouterr().err
-    assert not ray.is_initialized()
     assert not (tmp_path / "run").exists()
