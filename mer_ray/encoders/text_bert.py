@@ -80,7 +80,7 @@ ARCHITECTURES = {
 class Config(base.PretrainedConfig, Readout):
     """Which weights, which tokens, and what is read out of them."""
 
-    budget: int = Field(2048, ge=1, description="tokens of one forward: texts x longest text; more on a large GPU")
+    budget: int = Field(8192, ge=1, description="tokens of one forward: texts x longest text")
     tokens: Literal["content", "all", "cls"] = Field(
         "content", description="frames: the text's own tokens | with the special ones | the first special one alone"
     )

@@ -132,6 +132,15 @@ def test_small_budgets_change_nothing(encoder):
         np.testing.assert_allclose(one, two, rtol=0, atol=SPREAD["float32"] * np.abs(two).max())
 
 
+def test_a_cpu_takes_a_sixth_of_the_default_budget_and_what_it_is_told(encoder):
+    if not hasattr(encoder, "runner"):
+        pytest.skip("no batches to cut")
+    default = type(encoder.config).model_fields["budget"].default
+    plain = type(encoder)(encoder.config.model_copy(update={}))
+    told = type(encoder)(encoder.config.model_copy(update={"budget": default}))
+    assert (plain.runner.budget, told.runner.budget) == (max(1, default // 6), default)
+
+
 def test_where_the_weights_lie_is_not_in_its_spec(encoder, tmp_path):
     if not has_weights(encoder):
         pytest.skip("no weights")
