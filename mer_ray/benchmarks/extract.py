@@ -18,6 +18,7 @@ processes, and on a GPU ``peak_gpu_memory_bytes`` of the bare loop; ``dtype``, `
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,17 +38,21 @@ from mer_ray.benchmarks import clips as clips_
 from mer_ray.benchmarks import peers
 from mer_ray.benchmarks.harness import matrix_rate, median, peak_memory, table, timed
 from mer_ray.config import EncoderConfig, Section
-from mer_ray.errors import ConfigError
+from mer_ray.errors import ConfigError, InputError
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import has_fast_bfloat16, pick_device
 from mer_ray.types import SAMPLE_RATE_HZ, Clip
+
+_ON_A_CPU = ("hubert-large", "clip-vit-large-patch14", "roberta-large")
 
 
 class Config(Section):
     """What is measured, and on what."""
 
-    encoders: list[str] = Field(
-        ["hubert-large", "clip-vit-large-patch14", "roberta-large"], description="architectures of the encoder plug-ins"
+    encoders: list[str] | None = Field(
+        None,
+        description="architectures of the encoder plug-ins; default hubert-large, clip-vit-large-patch14 and "
+        "roberta-large on a CPU, all that fit on a GPU",
     )
     clips: int = Field(24, ge=1, description="clips of very different lengths")
     seconds: float = Field(4.8, gt=0.5, description="their mean length")
@@ -68,8 +73,11 @@ def run(settings: Config, console: Console) -> dict[str, Any]:
     Raises:
         ConfigError: no such architecture.
     """
-    chosen = {name: find(name) for name in settings.encoders}
     device = pick_device(settings.device)
+    names = settings.encoders
+    if names is None:
+        names = fitting(settings, torch.cuda.mem_get_info()[0]) if device == "cuda" else list(_ON_A_CPU)
+    chosen = {name: find(name) for name in names}
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"
@@ -80,6 +88,9 @@ def run(settings: Config, console: Console) -> dict[str, Any]:
             encoder = configure(plugin, name, settings, device, dtype)
             bench = Bench(name, encoder, published, clips, settings, Path(folder))
             figures[name] = bench.run(console)
+            del bench
+            gc.collect()
+            torch.cuda.empty_cache()
     show(figures, console)
     return {"encoders": figures}
 
@@ -98,12 +109,37 @@ def find(name: str) -> tuple[str, Architecture]:
     Raises:
         ConfigError: there is none.
     """
-    known: dict[str, tuple[str, Architecture]] = {}
-    for plugin in registry.names("encoders"):
-        known |= {n: (plugin, a) for n, a in getattr(registry.find("encoders", plugin), "ARCHITECTURES", {}).items()}
+    known = architectures()
     if name not in known:
         raise ConfigError(f"no architecture {name!r}{registry.nearest(name, list(known))}; {', '.join(sorted(known))}")
     return known[name]
+
+
+def architectures() -> dict[str, tuple[str, Architecture]]:
+    """Every published architecture with its plug-in, by name; of a name that two plug-ins have, the first's."""
+    known: dict[str, tuple[str, Architecture]] = {}
+    for plugin in registry.names("encoders"):
+        of_plugin = getattr(registry.find("encoders", plugin), "ARCHITECTURES", {})
+        known = {name: (plugin, published) for name, published in of_plugin.items()} | known
+    return known
+
+
+def fitting(settings: Config, memory_bytes: int) -> list[str]:
+    """The architectures that can be built from their name alone and fit, with the peer's and the pipeline's copies.
+
+    Smallest first. Activations are left a third of the memory.
+    """
+    per_parameter = 2 + (4 if settings.peer else 0) + (2 if settings.pipeline else 0)
+    fits = []
+    for name, (plugin, published) in architectures().items():
+        try:
+            encoder = configure(plugin, name, settings, "cpu", "float32")
+            _ = registry.build("encoders", encoder.plugin, encoder.options).dim
+        except InputError:
+            continue
+        if published.num_parameters * per_parameter < memory_bytes * 2 / 3:
+            fits.append((published.num_parameters, name))
+    return [name for _, name in sorted(fits)]
 
 
 def configure(plugin: str, name: str, settings: Config, device: str, dtype: str) -> EncoderConfig:

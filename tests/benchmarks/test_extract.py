@@ -121,6 +121,18 @@ def test_the_peer_is_the_same_model(small):
     )
 
 
+def test_on_a_gpu_all_that_fit_are_measured():
+    settings = extract.Config(pipeline=False)
+    small = extract.fitting(settings, 4 * 2**30)
+    assert {"hubert-base", "clip-vit-base-patch32", "roberta-base"} <= set(small)
+    assert "internvit-6b-448px" not in small
+    large = extract.fitting(settings, 139 * 2**30)
+    assert set(small) < set(large)
+    assert "internvit-6b-448px" in large
+    sizes = [extract.find(name)[1].num_parameters for name in large]
+    assert sizes == sorted(sizes)
+
+
 def test_memory_is_that_of_all_processes():
     with harness.peak_memory() as memory:
         held = np.ones(30 * 2**20, np.uint8)
