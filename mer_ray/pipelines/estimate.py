@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import torch
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -23,6 +25,7 @@ from mer_ray.data.table import Table
 from mer_ray.errors import InputError
 from mer_ray.runtime.materialise import Made, Step, missing_batches
 from mer_ray.runtime.worker import Worker
+from mer_ray.stages.base import Stage
 
 _SAMPLE = 4
 _SPARE = 1.2
@@ -30,12 +33,15 @@ _SPARE = 1.2
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one step would do: rows to make, bytes on disk, and seconds on all CPUs together."""
+    """What one step would do: rows to make, bytes on disk, and seconds on all CPUs together.
+
+    ``seconds`` is None for a step that wants a GPU on a machine without one.
+    """
 
     step: str
     rows: int
     disk_bytes: float
-    seconds: float
+    seconds: float | None
 
 
 def estimate(steps: Sequence[Step], settings: ExtractionConfig) -> list[Estimate]:
@@ -50,6 +56,9 @@ def estimate(steps: Sequence[Step], settings: ExtractionConfig) -> list[Estimate
         for step in steps:
             name = step.stage.name
             missing = len(step.keys) - len(step.table.index(step.keys))
+            if step.stage.resources.gpus and not torch.cuda.is_available():
+                estimates.append(Estimate(name, missing, missing * _row_bytes(step.stage) * _SPARE, None))
+                continue
             sampled = _sample(step, Store(folder), made)
             made[name], seconds = _make(sampled, made, settings)
             stored = _bytes(Path(sampled.table.store.root))
@@ -68,11 +77,12 @@ def show(estimates: Sequence[Estimate], tables: Store, console: Console) -> None
     for line in estimates:
         grid.add_row(line.step, str(line.rows), _size(line.disk_bytes), _duration(line.seconds))
     needed = sum(line.disk_bytes for line in estimates)
-    grid.add_row(
-        "all", str(sum(line.rows for line in estimates)), _size(needed), _duration(sum(e.seconds for e in estimates))
-    )
+    known = [line.seconds for line in estimates if line.seconds is not None]
+    grid.add_row("all", str(sum(line.rows for line in estimates)), _size(needed), _duration(sum(known)))
     console.print(grid)
     console.print("Times are of extraction alone, from a few clips on this machine.")
+    if len(known) < len(estimates):
+        console.print("Steps that want a GPU could not be timed here; their disk is that of the vectors alone.")
     if tables.is_local:
         check_disk(tables, needed)
 
@@ -115,6 +125,12 @@ def _make(step: Step, made: Mapping[str, Made], settings: ExtractionConfig) -> t
     return Made(step.table, step.table.index(step.keys)), time.perf_counter() - started
 
 
+def _row_bytes(stage: Stage) -> int:
+    """Bytes of a row's vectors."""
+    vectors = [field.type for field in stage.columns if pa.types.is_fixed_size_list(field.type)]
+    return sum(kind.list_size * kind.value_type.bit_width // 8 for kind in vectors)
+
+
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.parquet"))
 
@@ -127,7 +143,9 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TiB"
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

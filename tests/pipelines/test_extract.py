@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mer_ray.config import ExtractConfig
 from mer_ray.data import ready
@@ -94,6 +95,14 @@ def test_a_dry_run_makes_nothing(finished, tmp_path):
     assert "rows to make" in done.stdout
     assert "words" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to time it on")
+def test_a_dry_run_goes_without_the_gpu_that_an_encoder_wants(finished, tmp_path):
+    voice = "encoders={voice: {plugin: hubert, gpus: 1, options: {weights: {source: 'random:hubert-base'}}}}"
+    done = extract("--dry-run", f"data.manifest={finished[0] / 'clips.csv'}", "run.dir=run", voice, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "could not be timed here" in done.stdout
 
 
 HUBERT = "plugin: hubert, options: {weights: {source: ./models/none}}"
