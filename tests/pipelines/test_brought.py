@@ -32,6 +32,7 @@ def mertools(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_a_mertools_folder_runs_as_it_lies(mertools, tmp_path):
     done = made_job.mine("data.layout=mertools", f"data.root={mertools}", "run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -64,6 +64,7 @@ def test_what_it_exports_is_read_back(finished):
     assert np.load(root / "set/features/words-FRA/c04.npy").shape == (1, 64)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_makes_nothing_and_new_clips_alone_are_made(finished):
     root, _, arguments = finished
     parts = {path: path.stat().st_mtime_ns for path in root.glob("run/tables/*/*/*.parquet")}
