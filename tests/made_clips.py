@@ -30,8 +30,11 @@ def clips(num_clips=90, seed=0, absent=0.2):
     return FeatureSet(tuple(f"clip{i}" for i in range(num_clips)), tuple(made)), labels
 
 
-def training(rows, labels, pseudo=NONE, pseudo_labels=NONE):
-    return TrainingRows(np.asarray(rows), np.asarray(labels)[rows], pseudo, pseudo_labels)
+def training(rows, labels, pseudo=NONE, pseudo_labels=NONE, weight=1.0, num_classes=3):
+    """Hard pseudo-labels, all of one weight."""
+    target = np.eye(num_classes, dtype=np.float32)[pseudo_labels]
+    weights = np.full(len(pseudo), weight, np.float32)
+    return TrainingRows(np.asarray(rows), np.asarray(labels)[rows], pseudo, target, weights)
 
 
 def named(*pairs, num_clips=4):

@@ -6,7 +6,9 @@ For each encoder, at full size with random weights, on the same clips (DESIGN se
 2. pipeline: from mp4 files to a committed table, on Ray (``pipeline=false`` leaves it out, and Ray with it);
 3. peer: one clip per forward, float32, all hidden states kept, the last four summed, one ``.npy`` per clip.
 
-The three take turns, ``repeats`` times; medians are given. Starting workers and loading models is outside.
+The three take turns, ``repeats`` times; medians are given. Each is run once before, and starting workers and loading
+models is outside. The pipeline decodes the mp4 files in a step of its own, whose time is part of its, and cuts the
+clips into four batches or more, so that it has something to load while the model works.
 
 JSON, under ``encoders.<name>``: ``bare_clips_per_s``, ``pipeline_clips_per_s``, ``peer_clips_per_s``;
 ``pipeline_over_bare`` and ``bare_over_peer`` (medians of the turns' own ratios); ``parity_max_relative_error``, of bare
@@ -14,6 +16,7 @@ and pipeline against the peer, relative to the largest value of the vector; ``re
 seconds per second; ``model_flops_per_s`` of the bare loop, padding not counted; ``matrix_rate_share``, that by
 ``matrix_flops_per_s``, the rate of a large matrix product in the same type; ``peak_memory_bytes``, PSS over all
 processes, and on a GPU ``peak_gpu_memory_bytes`` of the bare loop; ``dtype``, ``device``, ``clips``, ``clip_seconds``.
+Beside ``encoders`` stands ``failed``: those that could not be measured, with the reason; the others are all the same.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -38,11 +41,15 @@ from mer_ray.benchmarks import clips as clips_
 from mer_ray.benchmarks import peers
 from mer_ray.benchmarks.harness import matrix_rate, median, peak_memory, table, timed
 from mer_ray.config import EncoderConfig, Section
-from mer_ray.errors import ConfigError, InputError
+from mer_ray.errors import ConfigError, InputError, PluginError
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import has_fast_bfloat16, pick_device
 from mer_ray.types import SAMPLE_RATE_HZ, Clip
 
+T = TypeVar("T")
+
+_CLIPS = {"cpu": 24, "cuda": 96}
+_BATCHES = 4
 _ON_A_CPU = ("hubert-large", "clip-vit-large-patch14", "roberta-large")
 
 
@@ -54,7 +61,7 @@ class Config(Section):
         description="architectures of the encoder plug-ins; default hubert-large, clip-vit-large-patch14 and "
         "roberta-large on a CPU, all that fit on a GPU",
     )
-    clips: int = Field(24, ge=1, description="clips of very different lengths")
+    clips: int | None = Field(None, ge=1, description="clips of very different lengths; default 24, on a GPU 96")
     seconds: float = Field(4.8, gt=0.5, description="their mean length")
     frames: int = Field(8, ge=1, description="face frames of a clip")
     repeats: int = Field(3, ge=1, description="turns of each way")
@@ -67,8 +74,8 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="of the clips")
 
 
-def run(settings: Config, console: Console) -> dict[str, Any]:
-    """Measure every encoder; prints a table.
+def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
+    """Measure every encoder, and yield all figures after each; prints a table.
 
     Raises:
         ConfigError: no such architecture.
@@ -82,17 +89,21 @@ def run(settings: Config, console: Console) -> dict[str, Any]:
     if dtype == "auto":
         dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"
     figures: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, _ray(settings):
-        clips = clips_.make(Path(folder) / "clips", settings.clips, settings.seconds, settings.seed)
+        count = settings.clips or _CLIPS[device]
+        clips = clips_.make(Path(folder) / "clips", count, settings.seconds, settings.seed)
         for name, (plugin, published) in chosen.items():
             encoder = configure(plugin, name, settings, device, dtype)
-            bench = Bench(name, encoder, published, clips, settings, Path(folder))
-            figures[name] = bench.run(console)
-            del bench
+            try:
+                figures[name] = Bench(name, encoder, published, clips, settings, Path(folder)).run(console)
+            except Exception as error:  # noqa: BLE001 - the others can still be measured; this one is told
+                failed[name] = f"{type(error).__name__}: {error}"
+                console.print(f"{name} failed: {failed[name]}", markup=False, soft_wrap=True)
             gc.collect()
             torch.cuda.empty_cache()
+            yield {"encoders": figures, "failed": failed}
     show(figures, console)
-    return {"encoders": figures}
 
 
 def _ray(settings: Config) -> AbstractContextManager[None]:
@@ -116,10 +127,16 @@ def find(name: str) -> tuple[str, Architecture]:
 
 
 def architectures() -> dict[str, tuple[str, Architecture]]:
-    """Every published architecture with its plug-in, by name; of a name that two plug-ins have, the first's."""
+    """Every published architecture with its plug-in, by name; of a name that two plug-ins have, the first's.
+
+    Plug-ins that lack a library here are left out.
+    """
     known: dict[str, tuple[str, Architecture]] = {}
     for plugin in registry.names("encoders"):
-        of_plugin = getattr(registry.find("encoders", plugin), "ARCHITECTURES", {})
+        try:
+            of_plugin = getattr(registry.find("encoders", plugin), "ARCHITECTURES", {})
+        except PluginError:
+            continue
         known = {name: (plugin, published) for name, published in of_plugin.items()} | known
     return known
 
@@ -127,9 +144,11 @@ def architectures() -> dict[str, tuple[str, Architecture]]:
 def fitting(settings: Config, memory_bytes: int) -> list[str]:
     """The architectures that can be built from their name alone and fit, with the peer's and the pipeline's copies.
 
-    Smallest first. Activations are left a third of the memory.
+    Smallest first. Every copy is built in float32, those of bare and pipeline are then cast; activations are left a
+    third of the memory.
     """
-    per_parameter = 2 + (4 if settings.peer else 0) + (2 if settings.pipeline else 0)
+    bare = 4 if settings.dtype == "float32" else 2
+    per_parameter = max(4, bare + (4 if settings.peer else 0) + (4 if settings.pipeline else 0))
     fits = []
     for name, (plugin, published) in architectures().items():
         try:
@@ -154,10 +173,13 @@ def configure(plugin: str, name: str, settings: Config, device: str, dtype: str)
     }
     if settings.budget:
         options["budget"] = settings.budget
-    cores = torch.get_num_threads()
     on_gpu = device == "cuda"
     return EncoderConfig(
-        plugin=plugin, options=options, batch_size=settings.clips, cpus=1 if on_gpu else cores, gpus=1 if on_gpu else 0
+        plugin=plugin,
+        options=options,
+        batch_size=max(1, (settings.clips or _CLIPS[device]) // _BATCHES),
+        cpus=1 if on_gpu else torch.get_num_threads(),
+        gpus=1 if on_gpu else 0,
     )
 
 
@@ -180,6 +202,7 @@ class Bench:
         self.settings = settings
         self.folder = folder
         self.device: str = encoder.options["device"]
+        self.peer = peers.PEERS.get(encoder.plugin)
 
     def run(self, console: Console) -> dict[str, Any]:
         """All figures of the encoder."""
@@ -190,14 +213,19 @@ class Bench:
                 strict=True,
             )
         )
+        heard = list(given.values())
         encoder = registry.build("encoders", self.config.plugin, self.config.options)
         encoder.load()
-        peer = self._peer() if self.settings.peer else None
-        batches = encoder.batches(list(given.values()))
+        batches = encoder.batches(heard)
         rate = matrix_rate(self.device, getattr(torch, encoder.dtype))
-        vectors = {
-            "bare": dict(zip(given, (f.mean(axis=0) for f in encoder.encode(list(given.values()))), strict=True))
-        }
+        frames, gpu_bytes = _watched(lambda: encoder.encode(heard), self.device)
+        vectors = {"bare": {clip_id: of_clip.mean(axis=0) for clip_id, of_clip in zip(given, frames, strict=True)}}
+        out = self.folder / f"peer-{self.name}"
+        out.mkdir()
+        peer = self._peer() if self.settings.peer else None
+        if peer:
+            peer.run(given, out)
+            vectors["peer"] = {clip_id: peers.read(out, clip_id) for clip_id in given}
         seconds: dict[str, list[float]] = {"bare": [], "pipeline": [], "peer": []}
         with peak_memory() as memory:
             for turn in range(self.settings.repeats):
@@ -207,21 +235,17 @@ class Bench:
                     spent, vectors["pipeline"] = self._pipeline(turn)
                     seconds["pipeline"].append(spent)
                 if peer:
-                    out = self.folder / "peer"
-                    out.mkdir(exist_ok=True)
                     seconds["peer"].append(timed(partial(peer.run, given, out), self.device))
-                    vectors["peer"] = {clip_id: peers.read(out, clip_id) for clip_id in given}
         rate = max(rate, matrix_rate(self.device, getattr(torch, encoder.dtype)))
-        flops = peer.flops(given) if peer else float("nan")
+        flops = peers.flops(self.peer, self.published, encoder, heard)
         figures = self._figures(seconds, vectors, flops / median(seconds["bare"]), rate)
         figures |= {"peak_memory_bytes": memory.peak_bytes, "dtype": encoder.dtype, "device": self.device}
-        if self.device == "cuda":
-            figures["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        return figures
+        return figures | ({"peak_gpu_memory_bytes": gpu_bytes} if self.device == "cuda" else {})
 
     def _peer(self) -> peers.PeerRun | peers.OneByOne:
-        known = peers.PEERS.get(self.config.plugin)
-        return peers.PeerRun(known, self.published, self.device) if known else peers.OneByOne(self.config, self.device)
+        if self.peer:
+            return peers.PeerRun(self.peer, self.published, self.device)
+        return peers.OneByOne(self.config, self.device)
 
     def _pipeline(self, turn: int) -> tuple[float, dict[str, NDArray[np.float32]]]:
         from mer_ray.benchmarks import extract_ray  # noqa: PLC0415 - as in _ray
@@ -268,6 +292,14 @@ class Bench:
     def _clip_seconds(self) -> float:
         heard = clips_.inputs(self.clips, EncoderConfig(plugin="logmel"), self.settings.frames)
         return sum(len(clip.audio) / SAMPLE_RATE_HZ for clip in heard if clip.audio is not None)
+
+
+def _watched(act: Callable[[], T], device: str) -> tuple[T, int]:
+    """What ``act`` returns, and the most memory of the GPU that tensors took meanwhile; 0 without a GPU."""
+    if device != "cuda":
+        return act(), 0
+    torch.cuda.reset_peak_memory_stats()
+    return act(), torch.cuda.max_memory_allocated()
 
 
 def show(figures: Mapping[str, Mapping[str, Any]], console: Console) -> None:

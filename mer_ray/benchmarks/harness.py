@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import pkgutil
@@ -19,6 +20,7 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from mer_ray import benchmarks, config
 from mer_ray.errors import ConfigError, InputError, MerRayError
@@ -31,27 +33,69 @@ _MATRIX_TRIES = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``jobs/bench.py NAME [--json FILE] [key=value ...]``; the exit code."""
-    known = names()
-    parser = argparse.ArgumentParser(prog="jobs/bench.py", description="Measure speed and memory, side by side.")
-    parser.add_argument("name", nargs="?", help=f"one of: {', '.join(known)}; with --help its keys")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
+    """``jobs/bench.py NAME [--json FILE] [key=value ...]``; the exit code.
+
+    A benchmark's ``run`` returns its figures, or an iterator of them, each time with what was measured since: the file
+    is written each time, so that a run cut short keeps them. Under ``failed`` they say what could not be measured.
+    """
+    parser = argparse.ArgumentParser(prog="jobs/bench.py", add_help=False)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        if options.name not in known:
-            raise ConfigError(f"no benchmark {options.name!r}{nearest(str(options.name), known)}; {', '.join(known)}")
+        if options.help:
+            _help(options.name)
+            return 0
         bench = find(options.name)
         settings = config.load(bench.Config, None, options.overrides)
-        figures = bench.run(settings, Console(highlight=False))
+        keep = _keeper(options.json, {"benchmark": options.name, "config": settings.model_dump(mode="json")})
+        made = bench.run(settings, Console(highlight=False))
+        figures: dict[str, Any] = {}
+        for figures in [made] if isinstance(made, dict) else made:
+            keep(figures)
     except MerRayError as error:
-        errors.print(f"[bold red]{'error' if isinstance(error, InputError) else 'failed'}:[/] {error}", markup=True)
+        kind = "error" if isinstance(error, InputError) else "failed"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]{kind}:[/] {escape(str(error))}")
         return error.exit_code
-    if options.json:
-        whole = {"benchmark": options.name, "config": settings.model_dump(mode="json")} | environment() | figures
-        Path(options.json).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return 1 if figures.get("failed") else 0
+
+
+def _keeper(file: str | None, head: dict[str, Any]) -> Callable[[dict[str, Any]], object]:
+    """What writes figures behind ``head`` and the environment into ``file``, whose folder is made here."""
+    if file is None:
+        return lambda figures: None
+    path = Path(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--json {file}: its folder cannot be made: {error}") from error
+    head |= environment()
+    return lambda figures: path.write_text(json.dumps(head | figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _help(name: str | None) -> None:
+    """Print the keys of a benchmark and what its figures mean, or without a name which benchmarks there are."""
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    usage = f"usage: python jobs/bench.py {name or 'NAME'} [--json FILE] [key=value ...]\n"
+    console.print(usage, markup=False, soft_wrap=True)
+    grid = Table(box=None, pad_edge=False)
+    if name is None:
+        for column in ("NAME", "what it measures"):
+            grid.add_column(column, overflow="fold")
+        for known in names():
+            grid.add_row(known, escape(_docstring(known).partition("\n")[0]))
+    else:
+        bench = find(name)
+        console.print(f"{_docstring(name)}\n", markup=False, soft_wrap=True)
+        for column in ("key", "default", "meaning"):
+            grid.add_column(column, overflow="fold")
+        for row in config.describe(bench.Config):
+            grid.add_row(*map(escape, row))
+    console.print(grid)
 
 
 def names() -> list[str]:
@@ -60,9 +104,20 @@ def names() -> list[str]:
     return sorted(name for name in found if "def run(settings: Config" in _source(name))
 
 
-def find(name: str) -> ModuleType:
-    """The module of a benchmark."""
+def find(name: str | None) -> ModuleType:
+    """The module of a benchmark.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    known = names()
+    if name not in known:
+        raise ConfigError(f"no benchmark {name!r}{nearest(str(name), known)}; {', '.join(known)}")
     return importlib.import_module(f"{benchmarks.__name__}.{name}")
+
+
+def _docstring(name: str) -> str:
+    return ast.get_docstring(ast.parse(_source(name))) or ""
 
 
 def _source(name: str) -> str:

@@ -6,7 +6,7 @@ clip. A family that is not here is compared with its own encoder run that way: o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModel, CLIPImageProcessor, CLIPVisionModelWithProjection, Wav2Vec2FeatureExtractor
 
 from mer_ray import registry
 from mer_ray.config import EncoderConfig
-from mer_ray.encoders.base import ClipInput
+from mer_ray.encoders.base import ClipInput, PretrainedEncoder
+from mer_ray.errors import ConfigError
 from mer_ray.pretrained.architecture import Architecture, byte_tokenizer, randomly
 from mer_ray.types import SAMPLE_RATE_HZ
 
@@ -64,8 +66,13 @@ def _words(clip: ClipInput, config: Any) -> Mapping[str, Tensor]:  # noqa: ANN40
     names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
     if config.pad_token_id == 0:
         names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = byte_tokenizer(**names)
-    return {"input_ids": tokenizer(clip.text, return_tensors="pt")["input_ids"]}
+    ids = byte_tokenizer(**names)(clip.text, return_tensors="pt")["input_ids"]
+    most = config.max_position_embeddings - (config.pad_token_id + 1 if config.pad_token_id else 0)
+    if ids.shape[1] > most:
+        raise ConfigError(
+            f"a clip's text has {ids.shape[1]} tokens and the model {most} positions; give clips of fewer seconds"
+        )
+    return {"input_ids": ids}
 
 
 PEERS: dict[str, Peer] = {
@@ -97,18 +104,6 @@ class PeerRun:
                 output = self.model(**self._inputs(clip), output_hidden_states=True)
             np.save(folder / f"{clip_id}.npy", self.peer.vector(output).float().cpu().numpy())
 
-    def flops(self, clips: Mapping[str, ClipInput]) -> float:
-        """Floating-point operations of the model on the clips, none padded, counted on the meta device."""
-        from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
-
-        with torch.device("meta"):
-            model = self.peer.build(self.config).eval()
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:  # parametrised convolutions cannot be counted in inference mode
-            for clip in clips.values():
-                model(**{name: value.to("meta") for name, value in self.peer.inputs(clip, self.config).items()})
-        return float(counter.get_total_flops())
-
     def _inputs(self, clip: ClipInput) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in self.peer.inputs(clip, self.config).items()}
 
@@ -127,15 +122,37 @@ class OneByOne:
             (frames,) = self.encoder.encode([clip])
             np.save(folder / f"{clip_id}.npy", frames.mean(axis=0))
 
-    def flops(self, clips: Mapping[str, ClipInput]) -> float:
-        """Floating-point operations on the clips, none padded, counted while they run."""
-        from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
-        counter = FlopCounterMode(display=False)
-        with counter:
-            for clip in clips.values():
-                self.encoder.encode([clip])
-        return float(counter.get_total_flops())
+def flops(peer: Peer | None, published: Architecture, encoder: PretrainedEncoder, clips: Sequence[ClipInput]) -> float:
+    """Floating-point operations of a model on the clips, none padded to another.
+
+    Args:
+        peer: the family's, whose library's model is counted on the meta device.
+        published: the architecture.
+        encoder: without a ``peer`` it is run on one clip after the other, and counted.
+        clips: what the encoder reads.
+    """
+    if peer is None:
+        return count_flops(lambda: [encoder.encode([clip]) for clip in clips])
+    config = published.config()
+    with torch.device("meta"):
+        model = peer.build(config).eval()
+    given = [{name: value.to("meta") for name, value in peer.inputs(clip, config).items()} for clip in clips]
+    with torch.no_grad():  # parametrised convolutions cannot be counted in inference mode
+        return count_flops(lambda: [model(**inputs) for inputs in given])
+
+
+def count_flops(act: Callable[[], object]) -> float:
+    """Floating-point operations of the matrix products in ``act``, run as it is written.
+
+    PyTorch's counter knows neither a compiled model nor the attention kernels of CPUs.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+
+    counter = FlopCounterMode(display=False)
+    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH), counter:
+        act()
+    return float(counter.get_total_flops())
 
 
 def read(folder: Path, clip_id: str) -> NDArray[np.float32]:

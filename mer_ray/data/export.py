@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mer_ray.config import EncoderConfig, ExportConfig
 from mer_ray.data.storage import Store
 from mer_ray.data.table import RowRef, Table
 from mer_ray.errors import ConfigError
@@ -28,6 +29,7 @@ from mer_ray.types import Clip, Split
 _READ_AT_ONCE = 256
 _WRITERS = 8
 _VECTOR, _FRAMES = "vector", "frames"
+_OF_A_CLIP = ("clip_id", "text", "speaker", "label", "valence")
 _HUGGINGFACE_MARK = "dataset_dict.json"
 
 
@@ -89,7 +91,7 @@ def to_mertools(features: Sequence[FeatureTable], clip_ids: Sequence[str], root:
         named = {column: f"features/{_mertools_name(feature.name, column)}" for column in feature.vectors}
         blank: dict[str, NDArray[Any]] = {name: np.zeros(width, np.float32) for name, width in feature.vectors.items()}
         if feature.frames_dtype:
-            named[_FRAMES] = f"features/{feature.name}-FRA"
+            named[_FRAMES] = f"features/{_mertools_name(feature.name, _FRAMES)}"
             blank[_FRAMES] = np.zeros((1, _frame_width(feature)), feature.frames_dtype)
         with ThreadPoolExecutor(_WRITERS) as pool:
             for part in _parts(clip_ids):
@@ -103,6 +105,38 @@ def to_mertools(features: Sequence[FeatureTable], clip_ids: Sequence[str], root:
                     pass
         folders.extend(named.values())
     return tuple(folders)
+
+
+def check_names(encoders: Mapping[str, EncoderConfig], wanted: ExportConfig) -> None:
+    """Whether what is written of each feature has a name of its own, before anything is started.
+
+    Raises:
+        ConfigError: two features, or a feature and a fact of the clip, would have one name.
+    """
+    columns = {
+        name: [
+            _VECTOR,
+            *(f"{_VECTOR}_{how}" for how in encoder.poolings[1:]),
+            *([_FRAMES] if encoder.sequences else []),
+        ]
+        for name, encoder in encoders.items()
+    }
+    if wanted.mertools:
+        _check_distinct("mertools", {name: [_mertools_name(name, c) for c in made] for name, made in columns.items()})
+    if wanted.huggingface:
+        own = {name: [_huggingface_name(name, c) for c in made] for name, made in columns.items()}
+        _check_distinct("huggingface", own, _OF_A_CLIP)
+
+
+def _check_distinct(key: str, names: Mapping[str, Sequence[str]], taken: Sequence[str] = ()) -> None:
+    owners = dict.fromkeys(taken, "the clip itself")
+    for encoder, made in names.items():
+        for name in made:
+            if name in owners:
+                raise ConfigError(
+                    f"export.{key}: encoders.{encoder} and {owners[name]} would both be {name}; rename it"
+                )
+            owners[name] = f"encoders.{encoder}"
 
 
 def check_huggingface(folder: str) -> None:
@@ -126,8 +160,8 @@ def to_huggingface(
 ) -> tuple[str, ...]:
     """Write a ``datasets.DatasetDict`` with a dataset per split, for ``datasets.load_from_disk``.
 
-    Columns: ``clip_id``, ``text``, ``speaker``, ``label`` (``ClassLabel``; only where there are classes), and per
-    feature ``<name>`` (D,), ``<name>_<pooling>`` and ``<name>_frames`` (T, D). A clip that lacks a feature has null.
+    Columns: ``clip_id``, ``text``, ``speaker``, ``valence``, ``label`` (``ClassLabel``; only where there are classes),
+    and per feature ``<name>`` (D,), ``<name>_<pooling>`` and ``<name>_frames`` (T, D). What a clip lacks is null.
     A dataset that was there is replaced when all is written.
 
     Args:
@@ -175,6 +209,7 @@ def _schema(features: Sequence[FeatureTable], class_names: Sequence[str]) -> Any
     from datasets import ClassLabel, Features, List, Value  # noqa: PLC0415 - an optional dependency
 
     columns: dict[str, Any] = {name: Value("string") for name in ("clip_id", "text", "speaker")}
+    columns["valence"] = Value("float32")
     if class_names:
         columns["label"] = ClassLabel(names=list(class_names))
     for feature in features:
@@ -192,7 +227,7 @@ def _examples(features: Sequence[FeatureTable], clips: Sequence[Clip], has_class
         made = {feature.name: feature.read(part) for feature in features}
         for clip_id in part:
             clip = by_id[clip_id]
-            row: dict[str, Any] = {"clip_id": clip_id, "text": clip.text, "speaker": clip.speaker}
+            row: dict[str, Any] = {name: getattr(clip, name) for name in ("clip_id", "text", "speaker", "valence")}
             if has_classes:
                 row["label"] = clip.label
             for feature in features:
@@ -217,6 +252,8 @@ def _frame_width(feature: FeatureTable) -> int:
 
 
 def _mertools_name(feature: str, column: str) -> str:
+    if column == _FRAMES:
+        return f"{feature}-FRA"
     return "-".join(filter(None, [feature, column.removeprefix(_VECTOR).strip("_"), "UTT"]))
 
 

@@ -33,7 +33,9 @@ from mer_ray.errors import ClipError, ConfigError, FeatureFileError, Reason
 from mer_ray.registry import nearest
 from mer_ray.types import Modality
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a feature may be called: its name is that of files and folders, too."""
+
 _PIECE_BYTES = 32 * 2**20
 _PARQUET_ROWS = 1024
 _READ_BYTES = 4 * 2**20
@@ -213,7 +215,7 @@ def _stays_finite(vectors_RD: NDArray[Any], kept: np.dtype[np.floating]) -> NDAr
 
 
 def _claim(paths: dict[str, str], name: str, path: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise FeatureFileError(f"{path}: the name of a feature has letters, digits, '.', '_' and '-'; rename it")
     if name in paths:
         raise FeatureFileError(f"{paths[name]} and {path} are both the feature {name!r}; keep one")

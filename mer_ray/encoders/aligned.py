@@ -73,7 +73,10 @@ class Config(base.PretrainedConfig):
 
 
 class Encoder(base.Encoder):
-    """One projected vector for each clip, nowhere below 0. Defined wherever the inner encoder is."""
+    """One projected vector for each clip, nowhere below 0.
+
+    Of one face frame, black ones and five minutes it is the projection of the mean of what the inner encoder gives.
+    """
 
     modality = Modality.VIDEO
     version = 1

@@ -8,6 +8,7 @@ Shapes: S samples, T frames, P measures of prosody, H hashed words.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from mer_ray.types import SAMPLE_RATE_HZ, Modality
 _WINDOW = 640  # 40 ms: two periods of the lowest voice
 _HOP = 160
 _FFT = 2048
+_BLOCK = 1024  # frames whose spectra are held at once, 10 s: memory does not grow with the clip
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 450.0
 _VOICED = 0.45  # height of the autocorrelation's peak
 _OCTAVE_COST = 0.06  # twice the period fits as well as the period: the shorter one is meant
@@ -37,11 +39,15 @@ class Config(base.Config):
 
 
 class Encoder(base.Encoder):
-    """One row per clip: P measures of prosody, H hashed words, and their outer product."""
+    """One row per clip, of 0.2 s or of five minutes: P measures of prosody, H hashed words, and their outer product.
+
+    Less than 40 ms are padded with silence to one frame. Silence has the lowest level, no audible frame, and typical
+    pitch. An empty transcript has zeros for its words and their products.
+    """
 
     modality = Modality.JOINT
     reads = ("audio", "transcript")
-    version = 1
+    version = 2
     config: Config
 
     @property
@@ -74,14 +80,19 @@ def prosody(samples: NDArray[np.float32], text: str) -> NDArray[np.float64]:
     balance (log10 of the power above 1 kHz over that below); characters per second. Unvoiced clips have typical pitch.
     """
     frames_TW = _frames(samples)
-    power_TF = np.abs(np.fft.rfft(frames_TW * np.hanning(_WINDOW), _FFT)) ** 2
-    level_T = 10 * np.log10((frames_TW.astype(np.float64) ** 2).mean(axis=1) + 1e-9)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(frames_TW), _BLOCK)]
+    power_T = np.concatenate([(frames_TW[block].astype(np.float64) ** 2).mean(axis=1) for block in blocks])
+    level_T = 10 * np.log10(power_T + 1e-9)
     audible_T = level_T > max(_AUDIBLE_DB, level_T.max() - 40)
-    octaves, voiced_T = _pitch(power_TF, audible_T)
+    parts = [_Spectrum.of(frames_TW[block], audible_T[block]) for block in blocks]
+    octaves, voiced_T = (
+        np.concatenate([part.octaves for part in parts]),
+        np.concatenate([part.voiced for part in parts]),
+    )
+    above, below = sum(part.above for part in parts), sum(part.below for part in parts)
     seconds = len(samples) / SAMPLE_RATE_HZ
     loud_T = level_T > level_T.mean()
     bursts = np.count_nonzero(loud_T[1:] & ~loud_T[:-1]) / seconds
-    above, below = power_TF[:, 128:].sum(), power_TF[:, 8:128].sum()
     return np.array(
         [
             level_T.mean(),
@@ -103,6 +114,20 @@ def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     missing = _WINDOW - len(samples)
     padded = np.pad(samples, (0, missing)) if missing > 0 else samples
     return np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
+
+
+class _Spectrum(NamedTuple):
+    """What the spectra of some frames tell: what ``_pitch`` gives, and the power above and below 1 kHz."""
+
+    octaves: NDArray[np.float64]
+    voiced: NDArray[np.bool_]
+    above: float
+    below: float
+
+    @classmethod
+    def of(cls, frames_TW: NDArray[np.float32], audible_T: NDArray[np.bool_]) -> _Spectrum:
+        power_TF = np.abs(np.fft.rfft(frames_TW * np.hanning(_WINDOW), _FFT)) ** 2
+        return cls(*_pitch(power_TF, audible_T), power_TF[:, 128:].sum(), power_TF[:, 8:128].sum())
 
 
 def _pitch(

@@ -22,6 +22,7 @@ from mer_ray.encoders import clip
 from mer_ray.encoders.base import ClipInput
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.prompts import Prompts, add_prompts, fingerprint, fresh
+from mer_ray.pretrained.weights import LocalPath
 
 ARCHITECTURES = {name: found for name, found in clip.ARCHITECTURES.items() if name.startswith("clip-")}
 _DEPTH, _COUNT = 12, 4  # P3, section 4.2: 4 prompts in each of the first 12 layers
@@ -32,7 +33,7 @@ class Config(clip.Config):
 
     library: Literal["transformers"] = Field("transformers", description="the prompts are for transformers' layers")
     output: Literal["projected"] = Field("projected", description="the embedding that training compares with texts")
-    prompts: str | None = Field(None, description="safetensors file of the prompts, trained in these weights")
+    prompts: LocalPath | None = Field(None, description="safetensors file of the prompts, trained in these weights")
 
     @model_validator(mode="after")
     def _prompted(self) -> Config:
@@ -47,8 +48,8 @@ class Config(clip.Config):
 class Encoder(clip.Encoder):
     """One vector for each video: the mean over its frames; frames of all clips share batches.
 
-    A single frame gives its own vector; black ones give the model's features of black. With random weights and no file
-    the prompts are random, too.
+    A single frame gives its own vector; black ones give the model's features of black; five minutes are the mean over
+    all their frames. With random weights and no file the prompts are random, too.
     """
 
     version = 1

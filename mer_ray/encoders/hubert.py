@@ -33,7 +33,7 @@ from mer_ray.pretrained.adapters import add_adapters
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
-from mer_ray.pretrained.weights import Weights
+from mer_ray.pretrained.weights import LocalPath, Weights
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
 
 _FAMILIES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
@@ -96,7 +96,7 @@ class Config(base.PretrainedConfig, Readout):
     window_seconds: float = Field(
         30.0, gt=0.1, description="a longer clip is encoded in equal windows of at most this, side by side"
     )
-    adapters: str | None = Field(None, description="safetensors file of P2's adapters, trained for these weights")
+    adapters: LocalPath | None = Field(None, description="safetensors file of P2's adapters, trained for these weights")
     final_norm: bool = Field(
         False, description="the last state behind the stack's final norm, as transformers 4 and features made by it"
     )
@@ -105,8 +105,10 @@ class Config(base.PretrainedConfig, Readout):
 class Encoder(base.PretrainedEncoder):
     """Frames of a speech model, 50 a second.
 
-    A waveform shorter than 25 ms is padded with silence to one frame. Silence gives the model's features of silence:
-    where the weights want waveforms of unit variance, those of all zeros.
+    A waveform shorter than 25 ms is padded with silence to one frame; 0.2 s are 9 frames. Silence gives the model's
+    features of silence: where the weights want waveforms of unit variance, those of all zeros. Beyond
+    ``window_seconds`` a clip is encoded in equal windows, each brought to unit variance by itself and seeing nothing of
+    the others: five minutes are ten windows of 30 s, 14,990 frames.
     """
 
     modality = Modality.AUDIO
@@ -191,8 +193,8 @@ class Encoder(base.PretrainedEncoder):
         if len(set(lengths)) == 1:
             del inputs["attention_mask"]  # nothing is padded; without a mask attention takes its fastest kernel
         assert self._model is not None
-        final = self._model(**inputs).last_hidden_state
-        features = combine(self._reader.states(final), self.config.combine, self._learnt)
+        states = self._reader.states(self._model, **inputs)
+        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
         return [features[i, : self._num_frames(length)] for i, length in enumerate(lengths)]
 
     @cached_property

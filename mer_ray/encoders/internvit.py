@@ -96,7 +96,11 @@ class Config(base.PretrainedConfig):
 
 
 class Encoder(base.PretrainedEncoder):
-    """The last hidden state, pooled over each frame; this family has no final norm. One face frame gives one vector."""
+    """The last hidden state, pooled over each frame; this family has no final norm.
+
+    One face frame gives one vector; black ones give the model's features of black; five minutes at 5 frames a second
+    are 1,500 vectors without ``num_frames``.
+    """
 
     modality = Modality.VIDEO
     reads = ("faces",)
@@ -147,7 +151,7 @@ class Encoder(base.PretrainedEncoder):
 
     def _prepare(self, folder: Path) -> None:
         options = {"crop_to_patches": False} | (_sized(self.config.image_size) if self.config.image_size else {})
-        self._images = Images.load(AutoImageProcessor, folder, **options)
+        self._images = Images.load(AutoImageProcessor, folder, trust_remote_code=False, **options)
 
     def _prepare_randomly(self) -> None:
         side = self.config.image_size or self.model_config.image_size[0]

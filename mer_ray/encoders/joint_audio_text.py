@@ -114,10 +114,11 @@ class Encoder(base.PretrainedEncoder):
     P1 does not say which of the prompt's tokens count. Those before the audio are left out by default: they say nothing
     of the clip, and the states of a sequence's first token are far larger than all others.
 
-    Audio beyond the model's 30 s is not heard; a transcript beyond ``max_characters`` is not read. Audio shorter than
-    70 ms is padded with silence. A silent clip, which P1 leaves out of training, gives the model's features of silence
-    with its transcript; an empty transcript leaves its place empty. A transcript cannot pose as one of the model's
-    special tokens. Random weights read bytes: three tokens for a Chinese character.
+    Audio beyond the model's 30 s is not heard, so that five minutes count as their first 30 s; a transcript beyond
+    ``max_characters`` is not read. Audio shorter than 70 ms is padded with silence; 0.2 s are 5 frames of audio. A
+    silent clip, which P1 leaves out of training, gives the model's features of silence with its transcript; an empty
+    transcript leaves its place empty. A transcript cannot pose as one of the model's special tokens. Random weights
+    read bytes: three tokens for a Chinese character.
     """
 
     modality = Modality.JOINT
@@ -220,8 +221,8 @@ class Encoder(base.PretrainedEncoder):
     def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
         spans = inputs.pop("spans")
         assert self._model is not None
-        final = self._model(**inputs, use_cache=False).last_hidden_state
-        features = combine(self._reader.states(final), self.config.combine, self._learnt)
+        states = self._reader.states(self._model, **inputs, use_cache=False)
+        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
         return [features[i, start:stop] for i, (start, stop) in enumerate(spans)]
 
 

@@ -30,7 +30,11 @@ class Config(base.Config):
 
 
 class Encoder(base.Encoder):
-    """Per band: mean, standard deviation and three percentiles of the level, mean and deviation of its change."""
+    """Per band: mean, standard deviation and three percentiles of the level, mean and deviation of its change.
+
+    One row per clip, of 0.2 s or of five minutes; less than 25 ms are padded with silence to one frame. Silence is at
+    the floor in every band, and nothing changes in it.
+    """
 
     modality = Modality.AUDIO
     reads = ("audio",)

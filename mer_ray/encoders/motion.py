@@ -34,7 +34,7 @@ class Config(base.Config):
 
 
 class Encoder(base.Encoder):
-    """One row per clip. A single frame has no motion: its flow and changes are zero.
+    """One row per clip, however long. A single frame has no motion, nor have black ones: flow and changes are zero.
 
     Per cell of the grid: mean of the horizontal and vertical flow, mean and standard deviation of its length, in face
     widths per second (Farneback 2003). Per region: mean and standard deviation over time of brightness, contrast and

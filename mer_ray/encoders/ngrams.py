@@ -25,7 +25,8 @@ class Config(base.Config):
 class Encoder(base.Encoder):
     """One row per clip: signed hashed counts of character n-grams and of word n-grams, each half of unit length.
 
-    A text without any n-gram of a kind has zeros in that half.
+    A text without any n-gram of a kind has zeros in that half: an empty transcript is all zeros. A long one is counted
+    whole.
     """
 
     modality = Modality.TEXT

@@ -93,7 +93,8 @@ class Encoder(base.PretrainedEncoder):
     """A frame for each token of the transcript.
 
     An empty transcript is the special tokens alone, and their states are its frames. A text that is longer than the
-    window, or than the positions the model has, is encoded in windows of equal size, each with its own special tokens.
+    window, or than the positions the model has, is encoded in windows of equal size, each with its own special tokens:
+    no text is too long, and none is cut.
     Random weights read bytes, not words: three tokens for a Chinese character.
     """
 
@@ -156,8 +157,8 @@ class Encoder(base.PretrainedEncoder):
     def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
         spans = inputs.pop("spans")
         assert self._model is not None
-        final = self._model(**inputs).last_hidden_state
-        features = combine(self._reader.states(final), self.config.combine, self._learnt)
+        states = self._reader.states(self._model, **inputs)
+        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
         return [features[i, start:stop] for i, (start, stop) in enumerate(spans)]
 
 

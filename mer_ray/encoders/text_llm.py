@@ -137,8 +137,8 @@ class Encoder(base.PretrainedEncoder):
     The token that some tokenizers begin a text with is left out by default, as the baseline toolbox of MER2024 does:
     its states are far larger than all others and would drown them in the mean. An empty transcript (without a template)
     is that token alone; where the tokenizer begins with none, its token for the beginning of a text, or else for the
-    end. A text longer than the window, or than the model's positions, is encoded in windows of equal size. What is
-    padded lies behind the text, where a causal model does not look.
+    end. A text longer than the window, or than the model's positions, is encoded in windows of equal size: none is too
+    long, and none is cut. What is padded lies behind the text, where a causal model does not look.
 
     Baichuan has no class in transformers: convert its weights to safetensors, and load them with the Python code of the
     model by ``weights.trust_remote_code`` and ``weights.revision``. Random weights read bytes: three tokens for a
@@ -164,6 +164,12 @@ class Encoder(base.PretrainedEncoder):
             raise ConfigError(
                 f"weights {self.config.weights.source}: a model of type {config.model_type!r} is no causal language "
                 "model of transformers; text_bert takes BERT and its kin"
+            )
+        projected = getattr(config, "word_embed_proj_dim", config.hidden_size)
+        if projected != config.hidden_size:
+            raise ConfigError(
+                f"weights {self.config.weights.source}: its layers are {config.hidden_size} wide and its last state "
+                f"{projected} (word_embed_proj_dim), which cannot be read out side by side; take an OPT of another size"
             )
         return config
 
@@ -218,8 +224,8 @@ class Encoder(base.PretrainedEncoder):
     def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
         spans = inputs.pop("spans")
         assert self._model is not None
-        final = self._model(**inputs, use_cache=False).last_hidden_state
-        features = combine(self._reader.states(final), self.config.combine, self._learnt)
+        states = self._reader.states(self._model, **inputs, use_cache=False)
+        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
         return [features[i, start:stop] for i, (start, stop) in enumerate(spans)]
 
 

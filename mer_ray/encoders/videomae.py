@@ -57,7 +57,8 @@ class Encoder(base.PretrainedEncoder):
     """The mean of the model's last hidden state over each window of 16 frames, as few windows as cover the clip.
 
     Windows overlap where the number of frames is no multiple of 16. Of a shorter clip the frames are repeated in order
-    until they fill one window: one face frame gives one vector of a still.
+    until they fill one window: one face frame gives one vector of a still. Black frames give the model's features of
+    black; five minutes at 5 frames a second are 94 windows.
     """
 
     modality = Modality.VIDEO

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mer_ray.evaluation import charts
-from mer_ray.evaluation.report import render_page
+from mer_ray.evaluation.page import render_page
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def score_layer(
     scores = []
     for fold in range(folds.num_folds):
         test = folds.held_out == fold
-        predicted[test] = _predict(vectors_nD[~test], labels[~test], vectors_nD[test], penalty, seed)
+        predicted[test] = predict(vectors_nD[~test], labels[~test], vectors_nD[test], penalty, seed)
         scores.append(metrics.waf(labels[test], predicted[test]))
     return LayerScore(layer, tuple(scores), metrics.waf(labels, predicted))
 
@@ -85,9 +85,10 @@ def as_good(scores: tuple[LayerScore, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _predict(
+def predict(
     train: NDArray[np.floating], labels: NDArray[np.int64], test: NDArray[np.floating], penalty: float, seed: int
 ) -> NDArray[np.int64]:
+    """What a logistic regression fitted on ``train``, one row or more, says of ``test``; see ``score_layer``."""
     if len(np.unique(labels)) == 1:  # few clips of one speaker: nothing to separate
         return np.full(len(test), labels[0], dtype=np.int64)
     model = make_pipeline(

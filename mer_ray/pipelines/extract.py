@@ -76,6 +76,7 @@ def check(settings: ExtractConfig) -> None:
     if not settings.encoders:
         raise ConfigError("there is nothing to extract: name encoders, e.g. encoders.voice.plugin=opensmile")
     features.check(settings)
+    export.check_names(settings.encoders, settings.export)
     if settings.export.huggingface:
         export.check_huggingface(resolve_run_dir(settings.export.huggingface))
 

@@ -18,7 +18,7 @@ from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.data.files import stat_inputs
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
-from mer_ray.errors import InputError, PluginError, Reason
+from mer_ray.errors import ConfigError, InputError, PluginError, Reason
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
@@ -65,9 +65,10 @@ def check(settings: config.ExtractionConfig) -> None:
     """Find every plug-in that extraction needs, and hold its options to it, before anything is started.
 
     Raises:
-        ConfigError, PluginError: one is unknown or an option is wrong.
+        ConfigError, PluginError: one is unknown, an option is wrong, or an encoder's name cannot be used.
     """
-    for encoder in settings.encoders.values():
+    for name, encoder in settings.encoders.items():
+        _check_name(name)
         registry.configure("encoders", encoder.plugin, encoder.options)
     if settings.faces.enabled:
         registry.configure("detectors", settings.faces.detector.name, settings.faces.detector.options)
@@ -185,6 +186,16 @@ def quarantine_table(rows: Iterable[Quarantined]) -> pa.Table:
     schema = pa.schema([(name, pa.string()) for name in ("clip_id", "step", "error", "detail")])
     ordered = sorted(rows, key=lambda row: (row.clip_id, row.step))
     return pa.Table.from_pylist([vars(row) for row in ordered], schema=schema)
+
+
+def _check_name(name: str) -> None:
+    if not ready.NAME.fullmatch(name):
+        raise ConfigError(
+            f"encoders.{name}: the name of a feature has letters, digits, '.', '_' and '-', begins with a letter or a "
+            "digit, and has at most 100 of them; rename it"
+        )
+    if name in (AUDIO, FACES, TRANSCRIPT):
+        raise ConfigError(f"encoders.{name}: the table {name} is what encoders read; call the feature otherwise")
 
 
 def _check_weights(stages: Iterable[Stage]) -> None:

@@ -80,7 +80,8 @@ def run(settings: ProbeConfig, dry_run: bool = False) -> int:
     run_dir.write("probe.json", json.dumps({"models": [asdict(model) for model in models]}, indent=1).encode())
     run_dir.write("probe.html", probe_report.render(_report(settings, manifest, models)).encode())
     _show(console, models)
-    console.print(f"{len(ids)} labelled clips, {len(lost)} quarantined\nreport: {run_dir.path('probe.html')}")
+    for line in (f"{len(ids)} labelled clips, {len(lost)} quarantined", f"report: {run_dir.path('probe.html')}"):
+        console.print(line, soft_wrap=True)
     journal.event("run_done", counts={"manifest": len(ids), "quarantined": len(lost)})
     return EXIT_TOO_MANY_ERRORS if len(lost) > settings.max_error_fraction * len(ids) else 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,12 @@ from mer_ray.errors import ClipError, ConfigError, Reason
 _LOG = logging.getLogger(__name__)
 _SLACK = 0.2  # a bucket that is full enough takes nothing shorter than its longest by more than this share
 _FULL_ENOUGH = 0.05  # of the budget: one this full keeps the device busy
+_SIGNS_OF_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
 _MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
@@ -188,8 +195,19 @@ class Runner:
             for name, value in inputs.items()
         }
         is_half = self.dtype == torch.bfloat16
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=is_half):
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=is_half), _without_tf32():
             return [result.float().cpu() for result in forward(there)]
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Float32 convolutions of cuDNN in float32: unlike matrix products they round to TF32 unless told otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _halve(model: nn.Module) -> nn.Module:
@@ -201,15 +219,24 @@ def _halve(model: nn.Module) -> nn.Module:
                 nn.utils.parametrize.remove_parametrizations(module, name)
     halved: set[int] = set()
     for module in model.modules():
-        if isinstance(module, _MATRIX_MODULES):
-            halved.update(id(parameter) for parameter in module.parameters(recurse=False))
+        halved.update(id(matrix) for matrix in _matrices(module))
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(torch.bfloat16 if id(tensor) in halved else torch.float32)
     return model
 
 
+def _matrices(module: nn.Module) -> list[nn.Parameter]:
+    """A module's own parameters that are multiplied; transformers keeps those of all experts in one tensor."""
+    own = list(module.parameters(recurse=False))
+    if isinstance(module, _MATRIX_MODULES):
+        return own
+    num_experts = getattr(module, "num_experts", None)
+    return [parameter for parameter in own if parameter.ndim == 3 and len(parameter) == num_experts]
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
+    message = str(error).lower()
+    return any(sign in message for sign in _SIGNS_OF_NO_MEMORY)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mer_ray.errors import ConfigError, PluginError
+from mer_ray.pretrained.weights import LocalPath
 
 LAYER_WEIGHTS = "layer_weights"
 """Name of the tensor, float32 (number of layers read,), in the file of learnt layer weights (P2 section 2.1)."""
@@ -31,7 +32,9 @@ class Readout(BaseModel):
     combine: Literal["mean", "sum", "weighted", "concat"] = Field(
         "mean", description="mean (P1) | sum (P3) | weighted: by layer_weights (P2) | concat: side by side"
     )
-    layer_weights: str | None = Field(None, description="safetensors file with the learnt weight of each layer read")
+    layer_weights: LocalPath | None = Field(
+        None, description="safetensors file with the learnt weight of each layer read"
+    )
 
     def indices(self, num_layers: int) -> tuple[int, ...]:
         """The hidden states to read, of a model with ``num_layers``.
@@ -116,11 +119,17 @@ class LayerReader:
             if not (self.normed and index == self.num_layers):
                 kept[index - 1].register_forward_hook(self._catcher(index))
 
-    def states(self, final: Tensor) -> list[Tensor]:
-        """The wanted states of the forward that has just run; ``final`` is the model's own last hidden state."""
-        caught = self._states | ({self.num_layers: final} if self.normed else {})
-        self._states = {}
-        return [caught[index] for index in self.wanted]
+    def states(self, model: nn.Module, **inputs: Any) -> list[Tensor]:
+        """The wanted states of one forward of ``model``, which holds the layers.
+
+        None is kept here, also when the forward fails halfway: it may have failed for want of their memory.
+        """
+        try:
+            final = model(**inputs).last_hidden_state
+            caught = self._states | ({self.num_layers: final} if self.normed else {})
+            return [caught[index] for index in self.wanted]
+        finally:
+            self._states = {}
 
     def _catch_input(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._states[0] = arguments[0] if arguments else named["hidden_states"]

@@ -18,28 +18,40 @@ import json
 import os
 import re
 import shutil
-import uuid
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from filelock import FileLock
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mer_ray.data.storage import Store
 from mer_ray.errors import PluginError
 
 RANDOM = "random:"
-_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml")
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.tiktoken", "vocab.bpe")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+def _whole_path(name: str) -> str:
+    """A file or folder that is there by its whole path, for workers run in other folders; any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
+LocalPath = Annotated[str, AfterValidator(_whole_path)]
+"""A field for a path of this machine, or what may be one."""
+
+
 class Weights(BaseModel):
-    """Where a model's weights come from."""
+    """Where a model's weights come from. What is a folder here and now is never taken for a hub name elsewhere."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(description="folder | s3:// folder | hub name | random:ARCHITECTURE", min_length=1)
+    source: LocalPath = Field(description="folder | s3:// folder | hub name | random:ARCHITECTURE", min_length=1)
     revision: str | None = Field(None, description="commit of a hub name, 40 hex digits")
     trust_remote_code: bool = Field(False, description="run Python that comes with a hub model; needs a revision")
 
@@ -61,8 +73,8 @@ class Weights(BaseModel):
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether the source is a name on the Hugging Face hub: like ``facebook/hubert-base-ls960``, and no folder."""
-        return bool(_HUB_NAME.fullmatch(self.source)) and not Path(self.source).expanduser().is_dir()
+        """Whether the source is a name on the Hugging Face hub, like ``facebook/hubert-base-ls960``."""
+        return bool(_HUB_NAME.fullmatch(self.source))
 
 
 def fetch(weights: Weights, only_config: bool = False) -> Path:
@@ -83,8 +95,8 @@ def fetch(weights: Weights, only_config: bool = False) -> Path:
         folder = Path(weights.source).expanduser()
         if not folder.is_dir():
             raise PluginError(_missing(weights.source, "there is no such folder"))
-    if not only_config and not any(folder.rglob("*.safetensors")):
-        raise PluginError(_unsafe(weights.source, folder))
+    if not only_config and not any(folder.glob("*.safetensors")):
+        raise PluginError(_unsafe(weights.source, [path.name for path in folder.iterdir()]))
     return folder
 
 
@@ -143,6 +155,8 @@ def _objects(source: str) -> dict[str, dict[str, object]]:
     objects = Store(source).details()
     if not objects:
         raise PluginError(_missing(source, "there is nothing under this address"))
+    if not any(name.endswith(".safetensors") for name in objects):
+        raise PluginError(_unsafe(source, objects))
     return objects
 
 
@@ -153,53 +167,87 @@ def _copy_from_s3(weights: Weights, only_config: bool) -> Path:
     listed = json.dumps({name: [info["size"], str(info.get("ETag"))] for name, info in sorted(objects.items())})
     name = hashlib.sha256(f"{source}\n{patterns}\n{listed}".encode()).hexdigest()[:24]
     folder = _cache() / "weights" / name
-    if folder.is_dir():
-        return folder
-    beside = folder.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
-    beside.mkdir(parents=True)
-    store = Store(source)
+    wanted = [item for item in objects if any(Path(item).match(pattern) for pattern in patterns)]
     try:
-        for item in objects:
-            if any(Path(item).match(pattern) for pattern in patterns):
-                store.filesystem.get_file(store.path(item), str(beside / item))
-        beside.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{name}.lock")):  # one worker of a machine copies, the others wait for it
+            if not folder.is_dir():
+                _copy(Store(source), wanted, folder)
     except OSError as error:
-        if not folder.is_dir():  # else another process of this machine was faster
-            raise PluginError(f"cannot copy {source} into {folder}: {error}") from error
+        raise PluginError(f"cannot copy {source} into {folder}: {error}") from error
+    return folder
+
+
+def _copy(store: Store, names: Iterable[str], folder: Path) -> None:
+    """Copy files into a folder that is there once it is whole; what a killed copy left goes first."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        for name in names:
+            store.filesystem.get_file(store.path(name), str(beside / name))
+        beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return folder
 
 
 def _download(weights: Weights, only_config: bool) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second of imports, for hub models alone
 
+    assert weights.revision is not None
     try:
         patterns = _patterns(weights, only_config)
-        return Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
     except Exception as error:
         why = (str(error).strip().splitlines() or [""])[0]
         raise PluginError(_missing(weights.source, f"{type(error).__name__}: {why}", weights.revision)) from error
+    if not any(folder.glob("*.safetensors")):
+        _check_published(weights)
+    return folder
+
+
+def _check_published(weights: Weights) -> None:
+    """Ask the hub whether there are safetensors to download; where it cannot be asked, loading tells of it.
+
+    Raises:
+        PluginError: there are none.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import DryRunError  # noqa: PLC0415
+
+    patterns = ["*.safetensors", *(f"*{suffix}" for suffix in _PICKLES)]
+    try:
+        files = snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns, dry_run=True)
+    except DryRunError:
+        return
+    names = [file.filename for file in files if "/" not in file.filename]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise PluginError(_unsafe(weights.source, names, weights.revision))
 
 
 def _missing(source: str, why: str, revision: str | None = None) -> str:
-    at = f" --revision {revision}" if revision else ""
-    name = source if revision else "<owner/name>"
     return (
-        f"weights {source}: {why}. On a machine with a network: `hf download {name}{at} --local-dir DIR`; then put DIR "
-        "on every node, or into a bucket, and give weights.source=DIR (or s3://...). HF_HUB_OFFLINE=1 keeps the hub's "
-        "cache from asking the network"
+        f"weights {source}: {why}. On a machine with a network: {_command(source, revision)}; then put DIR on every "
+        "node, or into a bucket, and give weights.source=DIR (or s3://...). HF_HUB_OFFLINE=1 keeps the hub's cache "
+        "from asking the network"
     )
 
 
-def _unsafe(source: str, folder: Path) -> str:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+def _unsafe(source: str, names: Iterable[str], revision: str | None = None) -> str:
+    pickles = sorted(name for name in names if name.endswith(_PICKLES))
     if not pickles:
-        return f"weights {source}: no .safetensors file in {folder}"
+        return f"weights {source}: there is no .safetensors file in it"
+    first = f"{_command(source, revision)}, then " if revision else ""
     return (
-        f"weights {source}: only {', '.join(pickles)} in {folder}, which can run code when loaded. Convert once, where "
-        "you trust it: AutoModel.from_pretrained(DIR).save_pretrained(DIR) with transformers writes model.safetensors"
+        f"weights {source}: only {', '.join(pickles)} there, which can run code when loaded. Convert once, where you "
+        f"trust it, in a folder DIR: {first}AutoModel.from_pretrained(DIR).save_pretrained(DIR) with transformers "
+        "writes model.safetensors. Give weights.source=DIR, or put it into a bucket (s3://...), without the old file"
     )
+
+
+def _command(source: str, revision: str | None) -> str:
+    name = f"{source} --revision {revision}" if revision else "<owner/name>"
+    return f"`hf download {name} --local-dir DIR`"
 
 
 def _cache() -> Path:

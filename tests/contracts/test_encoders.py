@@ -1,8 +1,10 @@
 """What every encoder must hold (encoders/base.py), over every file of the kind."""
 
+import json
 import pickle
 import runpy
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mer_ray import registry
 from mer_ray.encoders.base import ClipInput
-from mer_ray.errors import PluginError
-from mer_ray.pretrained.weights import Weights
+from mer_ray.errors import InputError, PluginError
+from mer_ray.pretrained.weights import Weights, identity
 from mer_ray.types import Modality
 
 SAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "media_samples.py"))
@@ -57,6 +59,12 @@ EDGES = {
         np.arange(3, dtype=np.float32),
         "😀" * 50,
     ),
+    "long": ClipInput(
+        np.tile(SAMPLES["voice"](10.0, 4), 30),
+        np.random.default_rng(1).integers(0, 256, (1500, 32, 32, 3), dtype=np.uint8),
+        np.arange(1500, dtype=np.float32) / 5,
+        "I never said that. " * 250,
+    ),
 }
 
 
@@ -91,15 +99,35 @@ SPREAD = {"float32": 1e-4, "bfloat16": 2e-2}
 """How far a clip's features may move with its batch, relative to their largest value."""
 
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+    ),
+]
+ALL_IN_ONE = 2**40
+"""A budget under which all clips share a batch, unless the encoder wants them of one length."""
+
+
 def has_weights(encoder):
     return hasattr(registry.find("encoders", type(encoder).__module__.rpartition(".")[2]), "tiny")
 
 
+def with_options(encoder, **options):
+    return type(encoder)(encoder.config.model_copy(update=options))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", SPREAD)
-def test_a_clip_does_not_depend_on_its_neighbours(encoder, dtype):
+def test_a_clip_does_not_depend_on_its_neighbours(encoder, dtype, device):
     if has_weights(encoder):
-        encoder = type(encoder)(encoder.config.model_copy(update={"dtype": dtype}))
+        encoder = with_options(encoder, dtype=dtype, device=device, budget=ALL_IN_ONE)
         assert encoder.dtype == dtype
+        encoder.load()
+    if hasattr(encoder, "batches"):
+        sizes = {item.size for i, clip in enumerate(UNEQUAL) for item in encoder._items(i, clip)}
+        assert len(encoder.batches(UNEQUAL)) == (len(sizes) if encoder.exact else 1)
     for clips in (CLIPS, UNEQUAL):
         together = encoder.encode(clips)
         alone = [encoder.encode([clip])[0] for clip in clips]
@@ -118,7 +146,7 @@ def test_a_clip_does_not_depend_on_its_neighbours(encoder, dtype):
 def test_a_gpu_gives_what_the_cpu_gives(encoder):
     if not has_weights(encoder):
         pytest.skip("no weights")
-    on_gpu = type(encoder)(encoder.config.model_copy(update={"device": "cuda"}))
+    on_gpu = with_options(encoder, device="cuda")
     assert on_gpu.dtype == "bfloat16"
     for ours, theirs in zip(on_gpu.encode(UNEQUAL), encoder.encode(UNEQUAL), strict=True):
         assert np.abs(ours - theirs).max() <= 3 * SPREAD["bfloat16"] * np.abs(theirs).max()
@@ -127,8 +155,8 @@ def test_a_gpu_gives_what_the_cpu_gives(encoder):
 def test_small_budgets_change_nothing(encoder):
     if not has_weights(encoder):
         pytest.skip("no batches to cut")
-    small = type(encoder)(encoder.config.model_copy(update={"budget": 1}))
-    for one, two in zip(encoder.encode(UNEQUAL), small.encode(UNEQUAL), strict=True):
+    large, small = (with_options(encoder, budget=budget) for budget in (ALL_IN_ONE, 1))
+    for one, two in zip(large.encode(UNEQUAL), small.encode(UNEQUAL), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=SPREAD["float32"] * np.abs(two).max())
 
 
@@ -136,8 +164,7 @@ def test_a_cpu_takes_a_sixth_of_the_default_budget_and_what_it_is_told(encoder):
     if not hasattr(encoder, "runner"):
         pytest.skip("no batches to cut")
     default = type(encoder.config).model_fields["budget"].default
-    plain = type(encoder)(encoder.config.model_copy(update={}))
-    told = type(encoder)(encoder.config.model_copy(update={"budget": default}))
+    plain, told = with_options(encoder), with_options(encoder, budget=default)
     assert (plain.runner.budget, told.runner.budget) == (max(1, default // 6), default)
 
 
@@ -145,30 +172,58 @@ def test_where_the_weights_lie_is_not_in_its_spec(encoder, tmp_path):
     if not has_weights(encoder):
         pytest.skip("no weights")
     folder = shutil.copytree(encoder.config.weights.source, tmp_path / "elsewhere")
-    moved = type(encoder)(
-        encoder.config.model_copy(update={"weights": Weights(source=str(folder)), "budget": 3, "device": "auto"})
-    )
+    moved = with_options(encoder, weights=Weights(source=str(folder)), budget=3, device="auto")
     assert (moved.identity, moved.dim) == (encoder.identity, encoder.dim)
     assert moved.spec_options == encoder.spec_options
     (largest,) = sorted(folder.rglob("*.safetensors"), key=lambda path: path.stat().st_size)[-1:]
     content = bytearray(largest.read_bytes())
     content[-1] ^= 1
     largest.write_bytes(content)
-    changed = type(encoder)(encoder.config.model_copy(update={"weights": Weights(source=f"{folder}/.")}))
+    identity.cache_clear()
+    changed = with_options(encoder, weights=Weights(source=str(folder)))
     assert changed.identity != encoder.identity
+
+
+def test_a_relative_path_is_the_same_place_for_a_worker_run_elsewhere(encoder, tmp_path, monkeypatch):
+    if not has_weights(encoder):
+        pytest.skip("no weights")
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    files = getattr(encoder, "file_options", ())
+    options = [option for option in files if option in type(encoder.config).model_fields]
+    given = encoder.config.model_dump() | dict.fromkeys(options, "models/mine") | {"weights": {"source": "models/mine"}}
+    config = type(encoder.config).model_validate(given)
+    monkeypatch.chdir(tmp_path / "models")
+    assert not config.weights.is_on_hub
+    assert {config.weights.source, *(getattr(config, option) for option in options)} == {str(tmp_path / "models/mine")}
+
+
+def test_code_beside_the_weights_is_not_run(encoder, tmp_path, monkeypatch):
+    if not has_weights(encoder):
+        pytest.skip("no weights")
+    monkeypatch.setattr("builtins.input", lambda question: "yes")
+    folder = shutil.copytree(encoder.config.weights.source, tmp_path / "own")
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'x')")
+    kinds = ("Config", "Model", "Tokenizer", "FeatureExtractor", "ImageProcessor")
+    for path in folder.glob("*config.json"):
+        given = json.loads(path.read_text()) | {"auto_map": {f"Auto{kind}": "own.Own" for kind in kinds}}
+        path.write_text(json.dumps(given | {key: "Own" for key in given if key == "image_processor_type"}))
+    with suppress(InputError):
+        with_options(encoder, weights=Weights(source=str(folder))).load()
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_weights_say_what_to_do(encoder, tmp_path):
     if not has_weights(encoder):
         pytest.skip("no weights")
-    gone = encoder.config.model_copy(update={"weights": Weights(source=str(tmp_path / "gone"))})
+    gone = with_options(encoder, weights=Weights(source=str(tmp_path / "gone")))
     with pytest.raises(PluginError, match="hf download"):
-        _ = type(encoder)(gone).dim
+        _ = gone.dim
     empty = tmp_path / "pickled"
     empty.mkdir()
     (empty / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(PluginError, match="can run code"):
-        type(encoder)(encoder.config.model_copy(update={"weights": Weights(source=str(empty))})).load()
+        with_options(encoder, weights=Weights(source=str(empty))).load()
 
 
 def test_an_incomplete_file_of_weights_is_refused(encoder, tmp_path):
@@ -180,7 +235,7 @@ def test_an_incomplete_file_of_weights_is_refused(encoder, tmp_path):
         kept = dict(sorted(tensors.items())[: len(tensors) // 2])
         save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(PluginError):
-        type(encoder)(encoder.config.model_copy(update={"weights": Weights(source=str(folder))})).load()
+        with_options(encoder, weights=Weights(source=str(folder))).load()
 
 
 def test_it_is_deterministic_and_pickles_before_it_is_loaded(encoder):
@@ -192,7 +247,7 @@ def test_it_is_deterministic_and_pickles_before_it_is_loaded(encoder):
             np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("case", EDGES)
+@pytest.mark.parametrize("case", [*list(EDGES)[:-1], pytest.param("long", marks=pytest.mark.slow)])
 def test_it_is_defined_on_the_edge(encoder, case):
     (frames,) = encoder.encode([EDGES[case]])
     assert frames.shape[1] == encoder.dim

@@ -1,10 +1,13 @@
 """What is written for other tools, read back."""
 
+from contextlib import nullcontext
+
 import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mer_ray.config import EncoderConfig, ExportConfig
 from mer_ray.data import export, ready
 from mer_ray.data.export import FeatureTable
 from mer_ray.data.storage import Store
@@ -16,7 +19,13 @@ from mer_ray.types import Clip, Split
 IDS = [f"clip_{i:03d}" for i in range(300)]
 ABSENT, BROKEN = "clip_007", "clip_260"
 CLIPS = [
-    Clip(name, Split.TRAIN if i < 200 else Split.UNLABELED, text=f"t{i}", label="sad" if i < 200 else None)
+    Clip(
+        name,
+        Split.TRAIN if i < 200 else Split.UNLABELED,
+        text=f"t{i}",
+        label="sad" if i < 200 else None,
+        valence=-0.5 if i < 200 else None,
+    )
     for i, name in enumerate(IDS)
 ]
 
@@ -94,12 +103,33 @@ def test_a_hugging_face_dataset_is_loaded_back(voice, tmp_path):
     assert set(made["train"]["label"]) == {1}
     assert set(made["unlabeled"]["label"]) == {None}
     row = made["train"][3]
-    assert row["text"] == "t3"
+    assert (row["text"], row["valence"]) == ("t3", -0.5)
+    assert set(made["unlabeled"]["valence"]) == {None}
     np.testing.assert_allclose(row["hubert"], frames[IDS[3]].astype(np.float32).mean(0), rtol=1e-6)
     np.testing.assert_array_equal(row["hubert_frames"], frames[IDS[3]])
     assert len(row["hubert_mean_std"]) == 6
     lacking = made["train"][7]
     assert (lacking["clip_id"], lacking["hubert"], lacking["hubert_frames"]) == (ABSENT, None, None)
+
+
+TWICE = {"pooling": ["mean", "mean_std"]}
+
+
+@pytest.mark.parametrize(
+    ("encoders", "huggingface", "mertools"),
+    [
+        *(({name: {}}, "the clip itself", None) for name in ("text", "label", "speaker", "clip_id", "valence")),
+        ({"a": TWICE, "a_mean_std": {}}, "encoders.a would both be a_mean_std", None),
+        ({"a_frames": {}, "a": {"sequences": "float16"}}, "encoders.a_frames would both be a_frames", None),
+        ({"a": TWICE, "a-mean_std": {}}, None, "encoders.a would both be a-mean_std-UTT"),
+        ({"a": TWICE, "b": {**TWICE, "sequences": "float32"}, "a_mean": {}}, None, None),
+    ],
+)
+def test_no_two_things_are_written_under_one_name(encoders, huggingface, mertools):
+    named = {name: EncoderConfig(plugin="ngrams", **given) for name, given in encoders.items()}
+    for key, told in (("huggingface", huggingface), ("mertools", mertools)):
+        with pytest.raises(ConfigError, match=f"export.{key}: .*{told}") if told else nullcontext():
+            export.check_names(named, ExportConfig(**{key: "out"}))
 
 
 def test_a_dataset_is_replaced_and_anything_else_is_not(voice, tmp_path):

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,16 @@ def test_noise_has_no_pitch_and_louder_is_louder():
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     assert prosody(noise, "")[6] < 0.1
     assert prosody(tone(150, gain=0.3), "")[0] - prosody(tone(150, gain=0.03), "")[0] == pytest.approx(20, abs=0.5)
+
+
+def test_prosody_of_five_minutes_needs_little_memory_and_is_that_of_its_parts():
+    repeated = np.tile(tone(150, seconds=10.24), 30)  # whole blocks, and a whole number of periods
+    tracemalloc.start()
+    measures = prosody(repeated, "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6
+    np.testing.assert_allclose(measures, prosody(tone(150, seconds=3.0), ""), atol=0.02)
 
 
 def test_speaking_rate_joins_audio_and_text():

@@ -160,7 +160,8 @@ def test_the_published_sizes(name):
     encoder = clip.Encoder(clip.Config(weights=Weights(source=f"random:{name}"), library=library))
     counted = architecture.count_parameters(lambda: encoder._build(encoder.model_config))
     assert counted == pytest.approx(published.num_parameters, rel=0.001)
-    assert encoder.dim == {"l": 768, "b": 512, "V": 1024}.get(name.removeprefix("clip-vit-")[0], 0) or "bigG" in name
+    widths = {"clip-vit-base": 512, "clip-vit-large": 768, "ViT-H": 1024, "ViT-bigG": 1280}
+    assert encoder.dim == next(width for beginning, width in widths.items() if name.startswith(beginning))
 
 
 @pytest.mark.parametrize("library", ["transformers", "open_clip"])

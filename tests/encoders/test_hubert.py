@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 from transformers import (
     AutoModel,
     Data2VecAudioConfig,
@@ -58,9 +59,9 @@ def reference(folder, clip):
         )
 
 
-def close(ours, theirs):
+def close(ours, theirs, spread=1e-4):
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=spread * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,18 @@ def close(ours, theirs):
 )
 def test_it_gives_what_the_library_gives_clip_by_clip(folder, options, expected):
     clips = voices()
-    for ours, clip in zip(encoder_of(folder, **options).encode(clips), clips, strict=True):
+    encoder = encoder_of(folder, budget=2**40, **options)
+    for ours, clip in zip(encoder.encode(clips), clips, strict=True):
         close(ours, expected(reference(folder, clip).hidden_states)[0].numpy())
+
+
+def test_in_bfloat16_a_clip_is_near_what_the_library_gives_in_float32(folder):
+    clips = voices()
+    encoder = encoder_of(folder, dtype="bfloat16", budget=2**40)
+    assert len(encoder.batches(clips)) == (4 if encoder.exact else 1)
+    for ours, clip in zip(encoder.encode(clips), clips, strict=True):
+        close(ours, encoder.encode([clip])[0], 2e-2)
+        close(ours, torch.stack(reference(folder, clip).hidden_states[-4:]).mean(0)[0].numpy(), 6e-2)
 
 
 def test_models_that_padding_would_change_are_batched_by_length(folder):
@@ -136,6 +147,25 @@ def test_layers_behind_the_deepest_are_cut_off(folder):
     encoder = encoder_of(folder, layers=[2])
     encoder.load()
     assert len(encoder._model.encoder.layers) == 2
+
+
+def test_attention_is_that_of_pytorch_where_the_model_supports_it(folder, monkeypatch):
+    attend, calls = functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(a) or attend(*a, **k))
+    encoder = encoder_of(folder)
+    encoder.encode(voices([8_000]))
+    supported = encoder._model._supports_sdpa
+    assert supported == (encoder.model_config.model_type != "wavlm")
+    assert len(calls) == (4 if supported else 0)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_what_it_gives_otherwise():
+    folder = hubert.tiny().config.weights.source
+    plain, compiled = (encoder_of(folder, layers=[0, 1], compile=flag) for flag in (False, True))
+    for clips in (voices([12_000, 12_000]), voices([8_000, 8_000])):
+        for ours, theirs in zip(compiled.encode(clips), plain.encode(clips), strict=True):
+            close(ours, theirs)
 
 
 def test_the_final_norm_is_an_option():

@@ -52,6 +52,14 @@ def test_a_set_is_defined_on_the_edge(name):
         assert np.isfinite(row).all()
 
 
+@pytest.mark.parametrize("length", [3_200, 7_999])
+def test_a_clip_of_less_than_half_a_second_is_repeated_up_to_that(length):
+    samples = voice(1.0, 3)[:length]
+    smile = library.Smile(library.FeatureSet.eGeMAPSv02, library.FeatureLevel.Functionals)
+    expected = smile.process_signal(np.tile(samples, 3)[:8_000], 16_000).to_numpy(np.float32)
+    np.testing.assert_array_equal(encoder_of().encode([ClipInput(audio=samples)])[0], expected)
+
+
 def test_five_minutes_are_one_row():
     (row,) = encoder_of(feature_set="IS09").encode([ClipInput(audio=np.tile(voice(10.0, 2), 30))])
     assert row.shape == (1, 384)

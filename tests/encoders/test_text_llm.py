@@ -90,9 +90,9 @@ def reference(folder, text):
     return [state[0, first:] for state in states]
 
 
-def close(ours, theirs):
+def close(ours, theirs, spread=1e-4):
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=spread * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,21 @@ def close(ours, theirs):
 def test_texts_beside_each_other_give_what_the_library_gives_one_by_one(folder, options, expected):
     for ours, text in zip(encode(encoder_of(folder, **options), *TEXTS), TEXTS, strict=True):
         close(ours, expected(reference(folder, text)).numpy())
+
+
+def test_in_bfloat16_a_text_is_near_what_the_library_gives_in_float32(folder):
+    encoder = encoder_of(folder, dtype="bfloat16", budget=2**40)
+    for ours, text in zip(encode(encoder, *TEXTS), TEXTS, strict=True):
+        close(ours, encode(encoder, text)[0], 2e-2)
+        close(ours, torch.stack(reference(folder, text)[-4:]).mean(0).numpy(), 2e-2)
+
+
+def test_experts_are_multiplied_in_bfloat16():
+    encoder = encoder_of(folder_of("mixtral"), dtype="bfloat16")
+    encoder.load()
+    experts = [p for name, p in encoder._model.named_parameters() if ".experts." in name]
+    assert len(experts) == 8
+    assert {parameter.dtype for parameter in experts} == {torch.bfloat16}
 
 
 def test_the_last_state_is_behind_the_final_norm(folder):
@@ -231,6 +246,12 @@ def test_random_weights_encode(monkeypatch):
 def test_weights_of_another_family_are_refused(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises(ConfigError, match=f"type '{kind}' is no causal language model"):
+        _ = encoder_of(tmp_path).dim
+
+
+def test_a_last_state_of_another_width_is_refused(tmp_path):
+    OPTConfig(**WIDTH, ffn_dim=64, word_embed_proj_dim=16).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"layers are 32 wide and its last state 16 \(word_embed_proj_dim\)"):
         _ = encoder_of(tmp_path).dim
 
 

@@ -106,6 +106,7 @@ def test_a_dry_run_goes_without_the_gpu_that_an_encoder_wants(finished, tmp_path
     assert "could not be timed here" in done.stdout
 
 
+STEPS = ("audio", "faces", "transcript")
 HUBERT = "plugin: hubert, options: {weights: {source: ./models/none}}"
 MISSING = f"encoders={{voice: {{{HUBERT}}}, sum: {{{HUBERT}, pooling: mean_std}}, words: {{plugin: ngrams}}}}"
 
@@ -119,6 +120,14 @@ MISSING = f"encoders={{voice: {{{HUBERT}}}, sum: {{{HUBERT}, pooling: mean_std}}
         (["data.manifest=none.csv"], "none.csv"),
         (["export.huggingface=full"], "holds something that is no dataset"),
         (["mining.rounds=3"], "unknown key mining"),
+        (["data.layout=demo"], "data.manifest is set, but data.layout=demo makes its own clips; set data.layout=man"),
+        (["data={layout: demo, root: set}"], "data.root is set, but data.layout=demo"),
+        *(([f"encoders={{{name}: {{plugin: ngrams}}}}"], "is what encoders read") for name in STEPS),
+        *(
+            ([f"encoders={{{name}: {{plugin: ngrams}}}}"], "rename it")
+            for name in ("..", "a/b", "'a b'", "''", "a" * 101)
+        ),
+        (["encoders={text: {plugin: ngrams}}", "export.huggingface=new"], "encoders.text and the clip itself"),
         ([MISSING], "encoders voice, sum: weights ./models/none: there is no such folder"),
     ],
 )

@@ -80,6 +80,23 @@ def test_an_item_that_does_not_fit_alone_is_an_error_of_its_clip():
     assert caught.value.reason is Reason.OUT_OF_MEMORY
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes",
+    ],
+)
+def test_a_library_that_lacks_memory_halves_the_batch(told):
+    def forward(inputs):
+        if len(inputs["x"]) > 1:
+            raise RuntimeError(told)
+        return doubled(inputs)
+
+    assert len(Runner("cpu", torch.float32, budget=80).map(items_of([10] * 4), pad, forward)) == 4
+
+
 def test_memory_that_the_machine_really_lacks_halves_the_batch():
     def forward(inputs):
         torch.empty(len(inputs["x"]), 2**47 if len(inputs["x"]) > 1 else 1)
@@ -103,6 +120,31 @@ def test_in_bfloat16_matrices_are_halved_and_norms_are_not():
         torch.bfloat16, torch.bfloat16, torch.float32, torch.float32, torch.float32,
     ]  # fmt: skip
     assert not any(parameter.requires_grad for parameter in placed.parameters())
+
+
+def test_the_matrices_of_all_experts_are_halved_and_what_only_looks_like_them_is_not():
+    experts = nn.Module()
+    experts.num_experts = 3
+    experts.projections = nn.Parameter(torch.zeros(3, 8, 4))
+    experts.bias = nn.Parameter(torch.zeros(3, 8))
+    tokens = nn.Module()
+    tokens.class_token = nn.Parameter(torch.zeros(1, 1, 8))
+    placed = Runner("cpu", torch.bfloat16, budget=1).place(nn.ModuleList([experts, tokens]))
+    halved = [name for name, parameter in placed.named_parameters() if parameter.dtype == torch.bfloat16]
+    assert halved == ["0.projections"]
+
+
+def test_convolutions_in_float32_are_not_rounded_to_tf32_on_a_gpu():
+    before = torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    seen = []
+
+    def forward(inputs):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return doubled(inputs)
+
+    Runner("cpu", torch.float32, budget=80).map(items_of([10]), pad, forward)
+    assert (seen, torch.backends.cudnn.allow_tf32) == ([False], before)
 
 
 def test_in_float32_everything_is_float32():

@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from mer_ray.errors import ConfigError, PluginError
+from mer_ray.pretrained.forward import Item, Runner
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
 
 
@@ -19,7 +22,7 @@ class Stack(nn.Module):
         for i, layer in enumerate(self.layers, 1):
             self.ran.append(i)
             x = layer(hidden_states=x) if i % 2 else layer(x)[0]
-        return x * 2
+        return SimpleNamespace(last_hidden_state=x * 2)
 
 
 class Add(nn.Module):
@@ -37,8 +40,7 @@ STATES = {0: 0.0, 1: 1.0, 2: 11.0, 3: 111.0, 4: 1111.0}
 def read(wanted, normed):
     stack = Stack()
     reader = LayerReader(stack, "layers", wanted, normed)
-    final = stack(torch.zeros(1, 2, 3))
-    return [float(state[0, 0, 0]) for state in reader.states(final)], stack.ran
+    return [float(state[0, 0, 0]) for state in reader.states(stack, x=torch.zeros(1, 2, 3))], stack.ran
 
 
 @pytest.mark.parametrize("wanted", [(4,), (0,), (0, 2), (3, 1), (1, 2, 3, 4)])
@@ -51,6 +53,30 @@ def test_the_wanted_states_are_read_and_deeper_layers_are_not_run(wanted):
 def test_the_last_state_can_be_taken_behind_the_final_norm():
     assert read((3, 4), normed=True)[0] == [111.0, 2222.0]
     assert read((2, 3), normed=True)[0] == [11.0, 111.0], "a trimmed stack's norm is not its model's"
+
+
+def test_a_forward_that_runs_out_of_memory_leaves_nothing_behind():
+    stack = Stack()
+    reader = LayerReader(stack, "layers", (1, 2, 4), normed=False)
+    held = []
+
+    def remember(inputs):
+        held.append(dict(reader._states))
+        return [reader.states(stack, **inputs)[-1]]
+
+    def fall_over(module, arguments, output):
+        if len(held) == 1:
+            assert reader._states, "the failed batch's states were caught"
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    stack.layers[2].register_forward_hook(fall_over)
+    items = [Item(0, 1, None), Item(1, 1, None)]
+    (one, two) = Runner("cpu", torch.float32, budget=2).map(
+        items, lambda payloads: {"x": torch.zeros(1, 1, 1)}, remember
+    )
+    assert (float(one), float(two)) == (STATES[4], STATES[4])
+    assert held == [{}, {}, {}], "the batch of two, then each half"
+    assert reader._states == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,17 @@
+"""Which tables a config asks for."""
+
+from mer_ray.config import ExtractConfig
+from mer_ray.data.storage import Store
+from mer_ray.pipelines import features
+from mer_ray.types import Clip, Split
+
+
+def test_encoders_of_one_modality_share_one_decoding_of_the_media(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    plugins = {"loud": "logmel", "voice": "opensmile", "shape": "hog", "moves": "motion"}
+    encoders = {name: {"plugin": plugin} for name, plugin in plugins.items()}
+    clips = [Clip("a", Split.UNLABELED, video=str(tmp_path / "a.mp4"))]
+    steps = features.plan(ExtractConfig.model_validate({"encoders": encoders}), clips, Store(str(tmp_path / "tables")))
+    assert [step.stage.name for step in steps if "clip" in step.stage.reads] == ["audio", "faces"]
+    read = {step.stage.name: step.stage.reads for step in steps if step.stage.name in encoders}
+    assert read == {"loud": ("audio",), "voice": ("audio",), "shape": ("faces",), "moves": ("faces",)}
