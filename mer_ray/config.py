@@ -129,6 +129,25 @@ class FitConfig(Section):
     hidden: int = Field(128, ge=1, description="width of the fusion")
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout in the fusion (P3: 0.3)")
     modality_dropout: float = Field(0.3, ge=0, lt=1, description="chance that a modality is marked absent (P3: 0.3)")
+    balance: Literal["weights", "logits", "none"] = Field(
+        "weights", description="rare classes: weighted loss | logit adjustment | left as they are"
+    )
+    mixup: float = Field(0.0, ge=0, description="mix pairs of clips by Beta(a, a); 0: none")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is kept; 0: none"
+    )
+    valence: float = Field(
+        0.0, ge=0, description="weight of the valence error beside the classes' loss; 0: no such head"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the forward's products")
+    memory_bytes: int = Field(
+        4 * 2**30, gt=0, description="features larger than this are memory-mapped instead of held in memory"
+    )
+    standardise: Literal["auto", "fold", "speaker", "voices"] = Field(
+        "auto",
+        description="by a fold's training clips | each speaker | groups of similar clips | what wins out of fold",
+    )
+    shrink: float = Field(10.0, ge=0, description="clips of the whole that each speaker's statistics are mixed with")
 
 
 class LearnerConfig(Section):
@@ -140,11 +159,30 @@ class LearnerConfig(Section):
 
 class MiningConfig(Section):
     rounds: int = Field(5, ge=0, description="most rounds after round 0")
-    strategy: str = Field("vote", description="selection strategy: vote (P1) | topk (P3) | a plug-in of your own")
+    strategy: str = Field(
+        "vote", description="vote (P1) | topk (P3) | vote_topk | threshold | adaptive | soft | a plug-in of your own"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the strategy's Config")
     include_test: bool = Field(False, description="adopt test clips as pseudo-labelled too")
-    guard: bool = Field(True, description="stop when the out-of-fold WAF falls, and drop that round")
-    guard_tolerance: float = Field(0.02, ge=0, description="fall always put down to noise; one standard error is too")
+    split: Literal["even", "stratified", "bootstrap", "all"] = Field(
+        "even", description="what a learner trains on: its share (P1) | of each class | a draw with replacement | all"
+    )
+    relabel: Literal["keep", "revisit"] = Field(
+        "keep", description="earlier pseudo-labels: kept for good | chosen anew each round"
+    )
+    calibrate: bool = Field(False, description="temper each learner's votes by its out-of-fold predictions")
+    weigh_learners: bool = Field(False, description="learners count by their out-of-fold score")
+    prior: Literal["none", "labelled", "uniform"] | dict[str, float] = Field(
+        "none", description="class shares that the pool's votes are aligned to"
+    )
+    rounds_kept: Literal["last", "first_and_last", "all"] = Field(
+        "last", description="rounds whose votes make the final ensemble"
+    )
+    weight: float = Field(1.0, gt=0, description="how much a pseudo-labelled clip counts beside a labelled one")
+    guard: bool = Field(True, description="stop when the out-of-fold WAF falls beyond its noise, and drop that round")
+    guard_tolerance: float = Field(
+        0.0, ge=0, description="fall always put down to noise; one standard error, paired over folds, is too"
+    )
     on_failure: Literal["refuse", "quorum"] = Field("refuse", description="a failed learner: refuse the round | go on")
 
 
@@ -189,6 +227,30 @@ class ProbingConfig(Section):
     )
     folds: int = Field(5, ge=2, description="folds of the cross-validation; shrinks to what classes and speakers allow")
     penalty: float = Field(10.0, gt=0, description="L2 penalty of the logistic regression on a layer's vectors")
+
+
+class SearchConfig(Section):
+    """What ``jobs/tune.py`` tries, and how long."""
+
+    space: dict[str, Any] = Field(
+        default_factory=dict, description="keys of fit and mining to search, over the defaults; docs/tuning.md"
+    )
+    num_trials: int = Field(30, ge=1, description="trials in all; raise it to go on with a finished search")
+    concurrent: int = Field(1, ge=1, description="trials at once; one alone makes the search the same every time")
+    seed: int | None = Field(None, ge=0, description="seed of the suggestions; default: the job's seed")
+    grace_rounds: int = Field(1, ge=0, description="rounds after round 0 that every trial is given")
+    reduction: float = Field(3.0, gt=1, description="of the trials that reach a rung, one in so many goes on (ASHA)")
+    cpus: float = Field(1.0, gt=0, description="CPUs per trial")
+    gpus: float = Field(0.0, ge=0, description="GPUs per trial")
+
+
+class TuningConfig(Section):
+    """Where else a search is told of, beside its own files."""
+
+    loggers: list[Literal["tensorboard", "mlflow"]] = Field(
+        default_factory=list, description="tensorboard: <run.dir>/tensorboard | mlflow: to tune.mlflow_uri"
+    )
+    mlflow_uri: str | None = Field(None, description="tracking address of MLflow; default a file in <run.dir>")
 
 
 class ExtractionConfig(Section):
@@ -240,6 +302,36 @@ class MineConfig(ExtractionConfig):
     submission: SubmissionConfig = SubmissionConfig()
 
 
+class TuneConfig(MineConfig):
+    """Everything ``jobs/tune.py`` can be told; what is not searched is as for ``jobs/mine.py``."""
+
+    search: SearchConfig = SearchConfig()
+    tune: TuningConfig = TuningConfig()
+
+
+class PredictConfig(Section):
+    """Everything ``jobs/predict.py`` can be told; encoders and learners are those of the finished run."""
+
+    model: str | None = Field(None, description="directory of the finished run, local or s3://")
+    run: RunConfig = RunConfig(dir="runs/predict")
+    data: DataConfig = DataConfig(layout="manifest")
+    tables: TablesConfig = TablesConfig()
+    submission: SubmissionConfig = SubmissionConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    max_error_fraction: float = Field(
+        0.1, ge=0, le=1, description="quarantined share of the manifest that gives exit 3"
+    )
+
+
+class WhyConfig(Section):
+    """Everything ``jobs/why.py`` can be told."""
+
+    run: RunConfig = RunConfig()
+    clip: str | None = Field(None, description="id of the clip")
+    html: str | None = Field(None, description="file to write the page to, beside what is printed")
+    faces: bool = Field(True, description="show face crops in the page, where the run has them")
+
+
 def load(model: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """Read a YAML file, apply ``key.sub=value`` overrides (values are YAML), and validate.
 
@@ -249,7 +341,8 @@ def load(model: type[T], file: str | Path | None, overrides: Sequence[str] = ())
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest one is named), or a bad value.
     """
-    others = {key for job in ExtractionConfig.__subclasses__() for key in job.model_fields} - set(model.model_fields)
+    jobs: tuple[type[Section], ...] = (*_jobs(ExtractionConfig), PredictConfig, WhyConfig)
+    others = {key for job in jobs for key in job.model_fields} - set(model.model_fields)
     tree = {key: value for key, value in _read(file).items() if key not in others} if file else {}
     for override in overrides:
         _apply(tree, override)
@@ -280,6 +373,13 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
             default = field.get_default(call_default_factory=True)
             shown = default.name if isinstance(default, PluginConfig) else default
             yield f"{prefix}{name}", "" if field.is_required() else str(shown), field.description or ""
+
+
+def _jobs(model: type[ExtractionConfig]) -> Iterator[type[ExtractionConfig]]:
+    """The config of every job that is told what ``model`` is, and more."""
+    for job in model.__subclasses__():
+        yield job
+        yield from _jobs(job)
 
 
 def _read(file: str | Path) -> dict[str, Any]:

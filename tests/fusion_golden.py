@@ -26,12 +26,12 @@ def result(name):
 
 
 def embedded(name):
-    """The features of both clips at the common width, (2, 2, 2), in plain NumPy."""
+    """The features of both clips at the common width, (2, 2, 2), in NumPy; NaN where nothing stands for absence."""
     state = {path: tensor.double().numpy() for path, tensor in model(name).state_dict().items()}
     h_BMD = np.empty((2, 2, 2))
     for m, x in enumerate(FEATURES):
         first, second = f"embed.project.{m}.1", f"embed.project.{m}.4"
         hidden = np.maximum(np.array(x) @ state[f"{first}.weight"].T + state[f"{first}.bias"], 0)
         h_BMD[:, m] = np.maximum(hidden @ state[f"{second}.weight"].T + state[f"{second}.bias"], 0)
-    h_BMD[1, 1] = state["embed.absent"][1]
+    h_BMD[1, 1] = state["embed.absent"][1] if "embed.absent" in state else np.nan
     return h_BMD, state

@@ -11,7 +11,7 @@ from mer_ray.types import Split
 
 CLASSES = ("anger", "joy", "worry")
 VIEWS = {"voice": "audio", "face": "video", "words": "text"}
-FIT = FitConfig(folds=3, epochs=25, hidden=32, batch_size=32, learning_rate=1e-2)
+FIT = FitConfig(folds=3, epochs=25, hidden=32, batch_size=32, learning_rate=1e-2, standardise="fold")
 
 
 def make(num_labelled=60, num_pool=150, num_test=60, seed=0, dim=8, distance=1.6, absent=0.1):

@@ -4,6 +4,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mer_ray import registry
+from mer_ray.mining.base import Context
+
 
 def exact(cuts_KNX, abstains_KN):
     """Probabilities (K, N, C) in eighths from C - 1 cuts of 0..8 each; NaN where a learner abstains."""
@@ -37,3 +40,29 @@ def classes_of(votes_KNC, clip):
     """The class that each voting learner predicts for one clip, the lowest of equal ones."""
     voting = [votes[clip].tolist() for votes in votes_KNC if not np.isnan(votes[clip]).any()]
     return [row.index(max(row)) for row in voting]
+
+
+def select(strategy, votes_KNC, options=None, weights=None, prior=None, **told):
+    """What a strategy adopts, as pairs of clip and class; learners and classes count alike unless said otherwise."""
+    votes_KNC = np.asarray(votes_KNC, dtype=float)
+    chosen = registry.build("mining", strategy, options or {}).select(
+        votes_KNC, context(votes_KNC, weights, prior, **told)
+    )
+    return list(zip(chosen.clip.tolist(), chosen.label.tolist(), strict=True))
+
+
+def context(votes_KNC, weights=None, prior=None, round_number=0, num_adopted=0):
+    """What a strategy is told beside the votes."""
+    num_learners, _, num_classes = np.shape(votes_KNC)
+    weights = np.full(num_learners, 1 / num_learners) if weights is None else np.array(weights, dtype=float)
+    prior = np.full(num_classes, 1 / num_classes) if prior is None else np.array(prior, dtype=float)
+    return Context(round_number, weights, prior, num_adopted)
+
+
+def leading(votes_KNC, clip):
+    """The class of most votes of one clip, the likelier and then the lower of equals, and its votes; or None."""
+    said, mean = classes_of(votes_KNC, clip), mean_of(votes_KNC, clip)
+    if not said:
+        return None
+    label = max(range(len(mean)), key=lambda c: (said.count(c), mean[c], -c))
+    return label, said.count(label)

@@ -11,12 +11,21 @@ import numpy as np
 import pytest
 
 from mer_ray import config, registry
-from mer_ray.config import EncoderConfig, ExtractConfig, LearnerConfig, MineConfig, ProbeConfig
+from mer_ray.config import (
+    EncoderConfig,
+    ExtractConfig,
+    LearnerConfig,
+    MineConfig,
+    PredictConfig,
+    ProbeConfig,
+    TuneConfig,
+    WhyConfig,
+)
 from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError
 
 ROOT = Path(config.REPOSITORY)
-JOBS = (MineConfig, ExtractConfig, ProbeConfig)
+JOBS = (MineConfig, ExtractConfig, ProbeConfig, TuneConfig, PredictConfig, WhyConfig)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = re.findall(r"```python\n(# (mer_ray/(\w+)/(\w+)\.py)\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
@@ -53,10 +62,12 @@ def test_commands_name_real_keys_and_files(page: Path) -> None:
     for key in re.findall(rf"(?<![\w./$-])((?:{sections})(?:\.[\w<>]+)+)=", text):
         general = re.sub(r"^encoders\.\w+\.", "encoders.NAME.", key)
         general = re.sub(
-            r"^(data\.modalities|encoders\.NAME\.options)\..*|^(.*)\.(?:name|options\b.*)$", r"\1\2", general
+            r"^(data\.modalities|search\.space|encoders\.NAME\.options)\..*|^(.*)\.(?:name|options\b.*)$",
+            r"\1\2",
+            general,
         )
         assert general in documented_keys(), f"{page.name} tells of {key}"
-    for name in re.findall(r"--config (\S+\.yaml)", text):
+    for name in re.findall(r"--config (?!runs/)(\S+\.yaml)", text):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"`((?:jobs|cluster|tests|mer_ray|docs)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{page.name} tells of {name}"

@@ -39,6 +39,13 @@ MAY_IMPORT = {
     "deepspeed": {"train"},
 }
 MOST_JOB_LINES = 60
+JOB_OF = {
+    "extract": config.ExtractConfig,
+    "predict": config.PredictConfig,
+    "probe": config.ProbeConfig,
+    "tune": config.TuneConfig,
+}
+"""The job that a shipped config is for, where it is not the main job."""
 
 
 def violations(root: Path) -> list[str]:
@@ -206,9 +213,18 @@ def test_the_shipped_configs_load() -> None:
     shipped = sorted(config.CONFIGS.glob("*.yaml"))
     assert {"folder.yaml", "features.yaml"} <= {path.name for path in shipped}
     for path in shipped:
-        loaded = config.load(config.MineConfig, path)
-        for name, encoder in loaded.encoders.items():
+        job = JOB_OF.get(path.stem, config.MineConfig)
+        loaded = config.load(job, path)
+        assert yaml.safe_load(path.read_text()).keys() <= job.model_fields.keys(), f"{path.name}: passed over"
+        for name, encoder in getattr(loaded, "encoders", {}).items():
             assert registry.configure("encoders", encoder.plugin, encoder.options) is not None, name
+
+
+def test_the_papers_learners_read_the_papers_encoders() -> None:
+    papers = config.load(config.MineConfig, "mer2024_semi.yaml")
+    read = {feature for learner in papers.learners for feature in learner.features}
+    assert read == set(papers.encoders)
+    assert config.load(config.ExtractConfig, "mer2024_semi.yaml").encoders == papers.encoders
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])

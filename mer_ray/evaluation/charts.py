@@ -1,7 +1,7 @@
 """Small charts as inline SVG that take their colours from the page's CSS, so that they follow light and dark.
 
 Classes used: ``s0 .. s9`` (colours of categories), ``s10`` (accent), ``s11`` (muted); ``axis``, ``grid``, ``tick``,
-``value``, ``name``, ``part``, ``track``, ``line``, ``dot``, ``hollow``, ``dashed``, ``whisker``.
+``value``, ``name``, ``part``, ``track``, ``line``, ``trace``, ``dot``, ``hollow``, ``dashed``, ``whisker``.
 
 All text is escaped by ElementTree. Every chart has a title and a description for screen readers. A chart is at most
 ``WIDTH`` units wide, which is about a phone's width, so that its letters stay readable there.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
@@ -23,6 +24,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 14, 18, 34
 _BAR_PITCH = 30
 _NAME_WIDTH, _VALUE_WIDTH = 124, 108
 _LONGEST_NAME = 18
+_AXIS_PITCH = 46
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,30 @@ class Bar:
     value: float
     text: str
     series: int = ACCENT
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a chart of parallel coordinates.
+
+    Attributes:
+        name: written above it.
+        places: of each trace, from 0 (left) to 1 (right); None where the trace does not have it.
+        ticks: places and what is written below them.
+    """
+
+    name: str
+    places: Sequence[float | None]
+    ticks: Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One line through all axes: what it is called, its colour, and whether it stands out."""
+
+    name: str
+    series: int = MUTED
+    strong: bool = False
 
 
 def line_chart(title: str, x_names: Sequence[str], lines: Sequence[Line], hollow: Sequence[bool] = ()) -> Markup:
@@ -178,6 +204,37 @@ def histogram(title: str, values: Sequence[float], unit: str, num_bins: int = 16
             svg, (x(tick), height - 14), f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0", "tick", "middle"
         )
     _text(svg, (WIDTH - _RIGHT, _TOP - 6), unit, "tick", "end")
+    return _markup(svg)
+
+
+def parallel_coordinates(title: str, axes: Sequence[Axis], traces: Sequence[Trace]) -> Markup:
+    """Axes one below the other, and a trace for each thing across them; the first that stands out is on top.
+
+    A trace is broken where it lacks an axis; a dot marks each place that it has.
+    """
+    if not axes or not traces:
+        return Markup()
+    svg = _svg(title, "; ".join(axis.name for axis in axes), _AXIS_PITCH * len(axes) + 8)
+    x = _Scale(0, 1, _LEFT, WIDTH - _LEFT)
+    for i, axis in enumerate(axes):
+        y = _AXIS_PITCH * i + 22
+        _line(svg, (x(0), y), (x(1), y), "axis")
+        _text(svg, (x(0), y - 8), axis.name, "name", "start")
+        for place, text in axis.ticks:
+            anchor = "start" if place < 0.05 else "end" if place > 0.95 else "middle"
+            _text(svg, (x(place), y + 14), text, "tick", anchor)
+    for number, trace in sorted(enumerate(traces), key=lambda one: (one[1].strong, -one[0])):
+        style = f"s{trace.series}" + (" strong" if trace.strong else "")
+        group = ET.SubElement(svg, "g", {"class": style})
+        ET.SubElement(group, "title").text = trace.name
+        places = [axis.places[number] for axis in axes]
+        at = [None if place is None else (x(place), _AXIS_PITCH * i + 22.0) for i, place in enumerate(places)]
+        for start, end in pairwise(at):
+            if start is not None and end is not None:
+                _line(group, start, end, "trace")
+        for point in at:
+            if point is not None:
+                ET.SubElement(group, "circle", {"class": "dot"} | _places(cx=point[0], cy=point[1], r=2.5))
     return _markup(svg)
 
 

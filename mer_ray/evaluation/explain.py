@@ -1,6 +1,6 @@
 """Why a clip got its label, which clips deserve a second look, and how far the figures can be trusted.
 
-Pure functions over arrays. Shapes: N clips, M features, C classes, K learners.
+Pure functions over arrays. Shapes: N clips, M features or modalities, C classes, K learners.
 """
 
 from __future__ import annotations
@@ -68,6 +68,32 @@ def overlap_warnings(clips: Iterable[Clip], digests: Mapping[str, str] | None = 
     return warnings
 
 
+def by_modality(
+    names: Sequence[str], weights: Sequence[NDArray[np.floating]], modalities: Sequence[Sequence[str]]
+) -> dict[str, NDArray[np.float64]]:
+    """How much each modality counted for each clip: the share of its features, mean over the learners that vote.
+
+    Args:
+        names: the modalities.
+        weights: of each learner, (N, features of the learner), rows summing to 1; NaN rows where it abstains.
+        modalities: of each learner's features, in their order.
+
+    Returns:
+        By modality, float64 (N,); over all modalities they sum to 1, NaN where every learner abstains.
+    """
+    shares_KNM = np.stack(
+        [
+            np.stack([part_NM[:, [m == name for m in own]].sum(axis=1) for name in names], axis=1)
+            for part_NM, own in zip(weights, modalities, strict=True)
+        ]
+    )
+    voting_KN1 = ~np.isnan(shares_KNM).any(axis=2, keepdims=True)
+    voters_N1 = voting_KN1.sum(axis=0)
+    total_NM = np.where(voting_KN1, shares_KNM, 0.0).sum(axis=0)
+    mean_NM = np.divide(total_NM, voters_N1, out=np.full_like(total_NM, np.nan), where=voters_N1 > 0)
+    return {name: mean_NM[:, m] for m, name in enumerate(names)}
+
+
 def leave_one_out(predict: Predict, present_NM: NDArray[np.bool_], label_N: NDArray[np.int64]) -> NDArray[np.float64]:
     """How much the probability of each clip's label falls when one feature is hidden (P0, interpretability).
 
@@ -116,20 +142,23 @@ def most_contested(votes_KNC: NDArray[np.floating], num_clips: int) -> NDArray[n
 def likely_label_errors(
     probs_NC: NDArray[np.floating], labels_N: NDArray[np.integer], num_clips: int
 ) -> NDArray[np.int64]:
-    """Labelled clips whose out-of-fold prediction contradicts their label with confidence, surest first.
+    """Labelled clips whose out-of-fold prediction contradicts their label, those of the least likely labels first.
 
-    A clip is suspect when another class is the likeliest and at least as likely as it is, on average, for the clips
-    that carry that label (confident learning: Northcutt, Jiang and Chuang 2021, section 3.1).
+    How many labels are wrong is estimated by confident learning (Northcutt, Jiang and Chuang 2021, section 3.1), and so
+    many are suspect at most; none where all clips carry one label.
     """
-    rows = np.arange(len(labels_N))
-    predicted = probs_NC.argmax(axis=1)
-    typical = np.full(probs_NC.shape[1], np.inf)
-    for c in np.unique(labels_N):
-        typical[c] = probs_NC[labels_N == c, c].mean()
-    suspect = (predicted != labels_N) & (probs_NC[rows, predicted] >= typical[predicted])
-    gap = probs_NC[rows, predicted] - probs_NC[rows, labels_N]
-    order = np.lexsort((rows, -gap))
-    found: NDArray[np.int64] = order[suspect[order]]
+    from cleanlab.filter import find_label_issues  # noqa: PLC0415 - seconds to load, for the report alone
+
+    if len(np.unique(labels_N)) < 2:
+        return np.empty(0, dtype=np.int64)
+    suspect = find_label_issues(
+        labels_N,
+        probs_NC,
+        filter_by="low_self_confidence",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    ).astype(np.int64)
+    found: NDArray[np.int64] = suspect[probs_NC[suspect].argmax(axis=1) != labels_N[suspect]]
     return found[:num_clips]
 
 

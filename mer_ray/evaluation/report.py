@@ -6,20 +6,17 @@ to the browser (a content security policy that admits nothing from outside).
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from mer_ray.evaluation import charts, explain
 from mer_ray.evaluation.charts import ACCENT, MUTED, Bar, Line
 from mer_ray.evaluation.metrics import Scores
-from mer_ray.types import SYNONYMS
+from mer_ray.evaluation.page import class_colours, percent, render_page, seconds
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class RoundReport:
     Attributes:
         round: 0 is the labelled data alone.
         selected: clips adopted by this round's votes for the next round, by class.
+        pool: the round's own labels of the clips that had none, by class.
         precision: share of those that are right, where the truth is known.
         oof_waf, test_waf: of the mean-probability ensemble; ``test_waf`` None where test clips have no labels.
         kept: False when the guard dropped the round.
@@ -57,6 +55,7 @@ class RoundReport:
     kept: bool
     reason: str
     learners: Mapping[str, float]
+    pool: Mapping[str, int] = field(default_factory=dict)
     precision_by_class: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -90,11 +89,11 @@ class QuarantineLine:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one learner says of a clip."""
+    """What one learner says of a clip; ``confidence`` is None where it is not known."""
 
     learner: str
     label: str
-    confidence: float
+    confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class ClipReport:
         given_label: the label in the manifest of a labelled clip; ``true_label`` is for scoring only.
         weights: share of each modality in the fusion, summing to 1.
         without: how much the label's probability falls when a modality is hidden (``explain.leave_one_out``).
+        nearest: the labelled clips most like it and their labels, the nearest first.
         faces: JPEG files of up to four crops; empty when the report shows no faces.
         round_adopted: the round whose votes adopted it, else None.
     """
@@ -119,6 +119,7 @@ class ClipReport:
     votes: tuple[Vote, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     without: Mapping[str, float] = field(default_factory=dict)
+    nearest: tuple[tuple[str, str], ...] = ()
     transcript: str | None = None
     faces: tuple[bytes, ...] = ()
     round_adopted: int | None = None
@@ -142,7 +143,7 @@ class ReportData:
         versions: of mer_ray, Python and the libraries that matter.
         scored_on: what ``scores`` and ``groups`` were measured on.
         scores: of the ensemble, its classes in the order of ``classes``; None when nothing can be scored.
-        pool: the ensemble's labels of the clips that had none, by class.
+        pool: the ensemble's labels of the clips that had none, by class; ``labelled`` those of the labelled clips.
         modalities: WAF of each modality alone at round 0; ``control`` is the WAF with shuffled pseudo-labels.
         groups: clips and accuracy by speaker or another group (``explain.accuracy_by_group``).
     """
@@ -159,6 +160,7 @@ class ReportData:
     rounds: tuple[RoundReport, ...]
     ensemble: str = "mode"
     pool: Mapping[str, int] = field(default_factory=dict)
+    labelled: Mapping[str, int] = field(default_factory=dict)
     modalities: Mapping[str, float] = field(default_factory=dict)
     control: float | None = None
     groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
@@ -173,42 +175,6 @@ class ReportData:
 def render(data: ReportData) -> str:
     """The report as the text of one HTML file. The same data gives the same text."""
     return render_page("report.html.j2", data=data, view=_view(data), colours=class_colours(data.classes))
-
-
-def render_page(template: str, **shown: Any) -> str:  # noqa: ANN401 - what the template reads
-    """A page from a template of this package, with the filters and the style that all pages share."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mer_ray.evaluation", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(percent=_percent, points=_points, seconds=_seconds, data_uri=_data_uri, sha256=_sha256)
-    page = environment.get_template(template).render(**shown)
-    return page.lstrip().replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
-
-
-def class_colours(classes: tuple[str, ...]) -> dict[str, int]:
-    """A colour per class: the usual one for the emotions of the public sets, else one that is free.
-
-    >>> class_colours(("angry", "bored"))
-    {'angry': 1, 'bored': 0}
-    """
-    usual = {
-        name: _USUAL_COLOURS[meaning]
-        for name in classes
-        if (meaning := SYNONYMS.get(name.lower(), name.lower())) in _USUAL_COLOURS
-    }
-    free = [colour for colour in range(charts.NUM_COLOURS) if colour not in usual.values()] or [0]
-    others = [name for name in classes if name not in usual]
-    return {name: usual[name] if name in usual else free[others.index(name) % len(free)] for name in classes}
-
-
-_USUAL_COLOURS = {
-    "neutral": 0, "anger": 1, "happiness": 2, "sadness": 3, "worry": 4, "surprise": 5, "fear": 6, "disgust": 7,
-    "positive": 2, "negative": 3,
-}  # fmt: skip
 
 
 def _view(data: ReportData) -> dict[str, Any]:
@@ -228,6 +194,9 @@ def _view(data: ReportData) -> dict[str, Any]:
         "total_seconds": sum(step.seconds for step in data.timings),
         "rounds_chart": _rounds_chart(data),
         "adopted_chart": _adopted_chart(data, colours),
+        "pool_drift_chart": _drift_chart("the round's labels of clips that had none", data, "pool", colours),
+        "adopted_drift_chart": _drift_chart("the clips adopted after each round", data, "selected", colours),
+        "refused": [one for one in data.rounds if not one.kept],
         "modalities_chart": _modalities_chart(data),
         "pool_chart": _pool_chart(data, colours),
         "groups_chart": _groups_chart(data),
@@ -261,19 +230,17 @@ def _headline(data: ReportData, scored: int) -> str:
     labelled = f"{counts.predicted:,} of {counts.manifest:,} clips now have a label."
     if data.scores is None:
         return f"{labelled} No clip had a label to score them by."
-    baseline, gain, waf = _baseline(data), _gain(data), _percent(data.scores.waf)
+    baseline, gain, waf = _baseline(data), _gain(data), percent(data.scores.waf)
     where = f"{scored:,} test clips" if data.scored_on == "test" else f"{scored:,} labelled clips held out of training"
     adopted = _num_adopted(data)
     if baseline is None or gain is None or not adopted:
         return f"{labelled} On {where}, the weighted F1 is {waf}, learnt from the labelled clips alone."
     learnt = f"{adopted:,} clips that the learners agreed on"
     if gain >= 0.0005:
-        return (
-            f"Learning from {learnt} raised the weighted F1 from {_percent(baseline)} to {waf} on {where}. {labelled}"
-        )
+        return f"Learning from {learnt} raised the weighted F1 from {percent(baseline)} to {waf} on {where}. {labelled}"
     if gain <= -0.0005:
         return (
-            f"Learning from {learnt} did not help: the weighted F1 went from {_percent(baseline)} to {waf} on {where}."
+            f"Learning from {learnt} did not help: the weighted F1 went from {percent(baseline)} to {waf} on {where}."
         )
     return f"Learning from {learnt} left the weighted F1 at {waf} on {where}. {labelled}"
 
@@ -309,6 +276,21 @@ def _adopted_chart(data: ReportData, colours: Mapping[str, int]) -> Markup:
     )
 
 
+def _drift_chart(
+    what: str, data: ReportData, counted: Literal["pool", "selected"], colours: Mapping[str, int]
+) -> Markup:
+    """The share of each class round by round, beginning with its share of the labelled clips."""
+    columns = [("labelled", data.labelled), *((f"round {one.round}", getattr(one, counted)) for one in data.rounds)]
+    known = [(name, counts, sum(counts.values())) for name, counts in columns if sum(counts.values())]
+    if len(known) < 2:
+        return Markup()
+    return charts.line_chart(
+        f"Share of each class among {what}, per cent",
+        [name for name, _, _ in known],
+        [Line(c, [counts.get(c, 0) / total for _, counts, total in known], series=colours[c]) for c in data.classes],
+    )
+
+
 def _modalities_chart(data: ReportData) -> Markup:
     if not data.modalities:
         return Markup()
@@ -322,7 +304,7 @@ def _modalities_chart(data: ReportData) -> Markup:
         figures.append(("all, after mining", data.scores.waf, ACCENT))
     return charts.horizontal_bars(
         "Weighted F1 of each modality alone and of all together, per cent",
-        [Bar(name, waf, _percent(waf), series) for name, waf, series in figures],
+        [Bar(name, waf, percent(waf), series) for name, waf, series in figures],
         longest=1.0,
     )
 
@@ -344,7 +326,7 @@ def _pool_chart(data: ReportData, colours: Mapping[str, int]) -> Markup:
 
 
 def _groups_chart(data: ReportData) -> Markup:
-    bars = [Bar(name, score, f"{_percent(score)} · {number} clips") for name, (number, score) in data.groups.items()]
+    bars = [Bar(name, score, f"{percent(score)} · {number} clips") for name, (number, score) in data.groups.items()]
     return charts.horizontal_bars("Accuracy by speaker, per cent", bars, longest=1.0) if bars else Markup()
 
 
@@ -360,36 +342,5 @@ def _timings_chart(data: ReportData) -> Markup:
     bars = []
     for step in data.timings:
         speed = f" · {step.num_clips / step.seconds:,.3g}/s" if step.num_clips and step.seconds > 0 else ""
-        bars.append(Bar(step.step, step.seconds, _seconds(step.seconds) + speed))
+        bars.append(Bar(step.step, step.seconds, seconds(step.seconds) + speed))
     return charts.horizontal_bars("Time per step", bars) if bars else Markup()
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    """A difference in percentage points, with its sign."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _seconds(value: float) -> str:
-    """A duration in the unit a person would use.
-
-    >>> _seconds(0.25), _seconds(75), _seconds(7320)
-    ('0.2 s', '1 min 15 s', '2 h 2 min')
-    """
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
-def _sha256(script: str) -> str:
-    """What a content security policy names an inline script by."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

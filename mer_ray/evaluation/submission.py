@@ -70,6 +70,7 @@ def make(
     quarantined: Mapping[str, str],
     candidates: Sequence[str] | None = None,
     form: Format = "mer2024",
+    stand_in: str | None = None,
 ) -> Submission:
     """Write the submission.
 
@@ -80,6 +81,7 @@ def make(
             mean training valence, or 0).
         candidates: the clips wanted, in order; default every clip that is not for training, in the manifest's order.
         form: ``mer2024`` writes ``name,discrete``, ``mer2023`` also ``valence``.
+        stand_in: the class of clips that have no prediction; default the commonest training class of the manifest.
 
     Raises:
         SubmissionError: a name is doubled or unknown, a candidate has neither a prediction nor a reason, or ``mer2023``
@@ -89,7 +91,7 @@ def make(
     labels = _predicted(manifest, predictions)
     _refuse("have neither a prediction nor a reason", (n for n in wanted if n not in labels and n not in quarantined))
     missing = [name for name in wanted if name not in labels]
-    rows = {name: [spell(labels.get(name) or commonest_class(manifest))] for name in wanted}
+    rows = {name: [spell(labels.get(name) or stand_in or commonest_class(manifest))] for name in wanted}
     if form == "mer2023":
         valences = _valences(manifest, predictions)
         for name, row in rows.items():

@@ -38,6 +38,8 @@ class Model(nn.Module):
         returns: logits float32 (B, C) and weights float32 (B, M), how much each feature counted: non-negative, zero
             where absent, rows sum to 1.
 
+    What ``forward`` does depends on no value: ``torch.func.vmap`` fits models of one shape together.
+
     Raises:
         ShapeError: the number of tensors differs from ``len(config.dims)``, or a width differs.
     """
@@ -71,10 +73,11 @@ class Model(nn.Module):
         return drop_modalities(present, self.config.modality_dropout)
 
 
-class Embedding(nn.Module):
-    """A two-layer perceptron per feature to one common width; a learned vector stands for an absent feature.
+class Projection(nn.Module):
+    """A two-layer perceptron per feature to one common width.
 
-    Shapes of ``forward``: as ``Model``'s inputs; returns float32 (B, M, hidden).
+    Shapes of ``forward``: as ``Model``'s inputs; returns float32 (B, M, hidden). What it gives for an absent feature is
+    finite and means nothing.
     """
 
     def __init__(self, config: Config) -> None:
@@ -90,7 +93,6 @@ class Embedding(nn.Module):
             )
             for dim in config.dims
         )
-        self.absent = nn.Parameter(0.02 * torch.randn(len(config.dims), config.hidden))
 
     def forward(self, features: list[Tensor], present: Tensor) -> Tensor:
         """See the class for shapes."""
@@ -98,7 +100,31 @@ class Embedding(nn.Module):
             project(x.masked_fill(~here.unsqueeze(-1), 0.0))  # not a product: 0 * nan is nan
             for project, x, here in zip(self.project, features, present.unbind(dim=1), strict=True)
         ]
-        return torch.where(present.unsqueeze(-1), torch.stack(projected, dim=1), self.absent)
+        return torch.stack(projected, dim=1)
+
+
+class Embedding(Projection):
+    """A ``Projection`` in which a learned vector stands for an absent feature."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.absent = nn.Parameter(0.02 * torch.randn(len(config.dims), config.hidden))
+
+    def forward(self, features: list[Tensor], present: Tensor) -> Tensor:
+        """See ``Projection`` for shapes."""
+        return torch.where(present.unsqueeze(-1), super().forward(features, present), self.absent)
+
+
+def shares(amounts_BM: Tensor, present: Tensor) -> Tensor:
+    """Weights of the features from how much each of them added, whatever the unit.
+
+    Shapes:
+        amounts_BM: float32 (B, M), not negative; those of absent features are not read.
+        present: bool (B, M), at least one True per row.
+        returns: float32 (B, M), as ``Model`` says of weights.
+    """
+    amounts_BM = (amounts_BM + 1e-6).masked_fill(~present, 0.0)
+    return amounts_BM / amounts_BM.sum(dim=1, keepdim=True)
 
 
 def drop_modalities(present: Tensor, probability: float) -> Tensor:
@@ -112,5 +138,6 @@ def drop_modalities(present: Tensor, probability: float) -> Tensor:
     """
     kept = present & (torch.rand(present.shape, device=present.device) >= probability)
     lottery = torch.rand(present.shape, device=present.device).masked_fill(~present, -1.0)
-    survivor = torch.zeros_like(present).scatter_(1, lottery.argmax(dim=1, keepdim=True), True) & present
+    places = torch.arange(present.shape[1], device=present.device)
+    survivor = (places == lottery.argmax(dim=1, keepdim=True)) & present
     return torch.where(kept.any(dim=1, keepdim=True), kept, survivor)

@@ -37,7 +37,4 @@ class Model(base.Model):
     @torch.no_grad()
     def _shares(self, h_BMD: Tensor, present: Tensor) -> Tensor:
         weight_OMD = self.mix.weight.reshape(-1, *h_BMD.shape[1:])
-        norms_BM = torch.einsum("bmd,omd->bmo", h_BMD, weight_OMD).norm(dim=-1)
-        norms_BM = (norms_BM + 1e-6).masked_fill(~present, 0.0)
-        shares_BM: Tensor = norms_BM / norms_BM.sum(dim=1, keepdim=True)
-        return shares_BM
+        return base.shares(torch.einsum("bmd,omd->bmo", h_BMD, weight_OMD).norm(dim=-1), present)

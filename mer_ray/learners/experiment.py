@@ -28,6 +28,7 @@ class Experiment:
         pool: bool (N,), clips that may be adopted as pseudo-labelled: none of them labelled for training.
         features_digest: changes when any feature of any clip does.
         seed: the job's seed.
+        valence: float32 (N,), of the clips labelled with it for training, NaN for all others; None when none is.
     """
 
     features: FeatureSet
@@ -38,6 +39,7 @@ class Experiment:
     pool: NDArray[np.bool_]
     features_digest: str
     seed: int
+    valence: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -46,6 +48,7 @@ class Experiment:
             "splits": len(self.splits),
             "speakers": len(self.speakers),
             "pool": len(self.pool),
+            "valence": len(self.labels if self.valence is None else self.valence),
         }
         if len(set(lengths.values())) != 1:
             raise ShapeError(f"experiment: lengths differ: {lengths}")

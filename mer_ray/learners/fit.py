@@ -1,33 +1,30 @@
-"""Fit one learner on one fold, in memory.
+"""Fit the folds of one learner, in memory.
 
 The held-out fold is not looked at, not even to stop early: out-of-fold scores stay honest, and a held-out label cannot
 come back through the clips that a fold's models adopt. Early stopping watches an inner split of the fold's own training
 part, and only where that split is large enough to rank epochs: of 15 clips one is 7 points of WAF, and choosing by
 them cost about 7 points against running the whole schedule.
 
-Shapes: n training clips, C classes.
+Shapes: n training clips, N clips, C classes.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from mer_ray.config import FitConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import LearnerError
-from mer_ray.evaluation.metrics import waf
 from mer_ray.fusion import base
-from mer_ray.learners.model import FoldModel, tensors
+from mer_ray.learners import training
+from mer_ray.learners.batches import Part
+from mer_ray.learners.model import FoldModel
 
 
 @dataclass(frozen=True)
@@ -36,64 +33,70 @@ class TrainingRows:
 
     Attributes:
         clip, label: int64 (n,), row in the ``FeatureSet`` and class.
-        pseudo_clip, pseudo_label: the same of the adopted clips; empty in round 0.
+        pseudo_clip: int64 (p,), the same of the adopted clips; empty in round 0.
+        pseudo_target: float32 (p, C), what they are taken for: rows sum to 1, one-hot of a hard pseudo-label.
+        pseudo_weight: float32 (p,), what they count beside a true label's 1.
     """
 
     clip: NDArray[np.int64]
     label: NDArray[np.int64]
     pseudo_clip: NDArray[np.int64]
-    pseudo_label: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Standardised tensors of some clips."""
-
-    features: list[Tensor]
-    present: Tensor
-    labels: Tensor
-
-    def take(self, rows: Tensor) -> Data:
-        """The clips at ``rows``."""
-        return Data([x[rows] for x in self.features], self.present[rows], self.labels[rows])
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    pseudo_target: NDArray[np.float32]
+    pseudo_weight: NDArray[np.float32]
 
 
 def fit_fold(
     features: FeatureSet, rows: TrainingRows, fusion: str, model_config: base.Config, fit: FitConfig, seed: int
 ) -> FoldModel:
-    """Fit the model of one fold. Same input and seed: same bits, whatever else the process did before.
+    """Fit one fold alone; see ``fit_folds``."""
+    return fit_folds(features, [rows], fusion, model_config, fit, [seed])[0]
+
+
+def fit_folds(
+    features: FeatureSet,
+    folds: Sequence[TrainingRows],
+    fusion: str,
+    model_config: base.Config,
+    fit: FitConfig,
+    seeds: Sequence[int],
+    valence: NDArray[np.float32] | None = None,
+) -> list[FoldModel]:
+    """Fit the models of several folds together. Same input and seeds: same bits, whatever else the process did before.
 
     Args:
         features: the learner's features of all clips.
-        rows: what to train on; clips that have none of the learner's features are left out.
+        folds: what each is to train on; clips that have none of the learner's features are left out.
         fusion: name of the fusion model.
         model_config: its config.
         fit: epochs, patience, batch size, learning rate, weight decay.
-        seed: of initialisation, batches and dropout.
+        seeds: of each fold's initialisation and batches; dropout is drawn by the first.
+        valence: float32 (N,) of each clip, NaN where unknown; read where ``fit.valence`` is above 0.
+
+    Returns:
+        One model per fold, in evaluation mode, on the CPU.
 
     Raises:
-        LearnerError: no training clip has any of the learner's features, or the loss is not finite.
+        LearnerError: no training clip of a fold has any of the learner's features, or the loss is not finite.
     """
-    seen = features.present.any(axis=1)
-    true, pseudo = np.asarray(seen)[rows.clip], np.asarray(seen)[rows.pseudo_clip]
-    clip = np.concatenate([rows.clip[true], rows.pseudo_clip[pseudo]])
-    label = np.concatenate([rows.label[true], rows.pseudo_label[pseudo]])
-    if not true.any():
-        names = ", ".join(feature.name for feature in features.features)
-        raise LearnerError(f"no labelled clip of a fold has any of the features {names}; give the learner others")
-    with reproducible(seed):
-        training = features.take(clip)
-        model = FoldModel(fusion, model_config)
-        model.learn_scales(training)
-        raw, present = tensors(training)
-        data = Data(model.prepare(raw), present, torch.from_numpy(label))
-        inner = inner_split(rows.label[true], fit.inner_share, fit.inner_least, seed)
-        train = np.setdiff1d(np.arange(len(label)), inner)
-        _train(model.fusion, data.take(torch.from_numpy(train)), data.take(torch.from_numpy(inner)), fit)
-    return model.eval()
+    seen = np.asarray(features.present.any(axis=1))
+    known = np.full(len(seen), np.nan, np.float32) if valence is None or not fit.valence else valence
+    models, parts, inners = [], [], []
+    for rows, seed in zip(folds, seeds, strict=True):
+        if not seen[rows.clip].any():
+            names = ", ".join(feature.name for feature in features.features)
+            raise LearnerError(f"no labelled clip of a fold has any of the features {names}; give the learner others")
+        part, num_true = _part(rows, seen, known, model_config.num_classes)
+        with reproducible(seed):
+            model = FoldModel(fusion, model_config, valence=fit.valence > 0)
+        model.learn_scales(features, part.clip)
+        part = part.with_valence(model.learn_valence(part.valence))
+        inner = inner_split(part.target[:num_true].argmax(axis=1), fit.inner_share, fit.inner_least, seed)
+        models.append(model)
+        parts.append(part.take(np.setdiff1d(np.arange(len(part)), inner)))
+        inners.append(part.take(inner))
+    with reproducible(seeds[0]):
+        training.train(models, parts, inners, features, fit, seeds)
+    return [model.eval() for model in models]
 
 
 def inner_split(labels: NDArray[np.int64], share: float, least: int, seed: int) -> NDArray[np.int64]:
@@ -119,61 +122,20 @@ def reproducible(seed: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(model: base.Model, train: Data, inner: Data, fit: FitConfig) -> None:
-    """Minimise class-weighted cross-entropy; with an inner split keep its best epoch (WAF, then lower loss)."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, fit.epochs)
-    class_weights = _class_weights(train.labels, model.config.num_classes)
-    best, best_state, best_epoch = (-1.0, -float("inf")), model.state_dict(), 0
-    for epoch in range(fit.epochs):
-        loss = _epoch(model, train, optimizer, class_weights, fit)
-        schedule.step()
-        if not math.isfinite(loss):
-            raise LearnerError(f"the loss became {loss} in epoch {epoch}; lower fit.learning_rate")
-        if not len(inner):
-            continue
-        score = _score(model, inner)
-        if score > best:
-            best, best_state, best_epoch = score, copy.deepcopy(model.state_dict()), epoch
-        elif epoch - best_epoch >= fit.patience:
-            break
-    model.load_state_dict(best_state)
-
-
-def _epoch(
-    model: base.Model, train: Data, optimizer: torch.optim.Optimizer, class_weights: Tensor, fit: FitConfig
-) -> float:
-    """One pass over the training clips in random order; the mean loss of its steps."""
-    model.train()
-    total, steps = 0.0, 0
-    for batch in torch.split(torch.randperm(len(train)), fit.batch_size):
-        part = train.take(batch)
-        logits, _ = model(part.features, part.present)
-        loss = functional.cross_entropy(logits, part.labels, class_weights, label_smoothing=fit.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total, steps = total + float(loss.detach()), steps + 1
-    return total / steps
-
-
-@torch.no_grad()
-def _score(model: base.Model, data: Data) -> tuple[float, float]:
-    model.eval()
-    logits, _ = model(data.features, data.present)
-    loss = float(functional.cross_entropy(logits, data.labels))
-    return waf(data.labels.numpy(), logits.argmax(dim=1).numpy()), -loss
-
-
-def _class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Inverse square root of each class's count, of mean 1 over the clips; 0 for a class that does not occur."""
-    counts = torch.bincount(labels, minlength=num_classes).float()
-    weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
-    return weights * counts.sum() / (weights * counts).sum()
+def _part(
+    rows: TrainingRows, seen: NDArray[np.bool_], valence: NDArray[np.float32], num_classes: int
+) -> tuple[Part, int]:
+    """The clips of a fold that have a feature, those of true labels first, and how many these are."""
+    true, pseudo = seen[rows.clip], seen[rows.pseudo_clip]
+    clip, label = rows.clip[true], rows.label[true]
+    target = np.concatenate([np.eye(num_classes, dtype=np.float32)[label], rows.pseudo_target[pseudo]])
+    weight = np.concatenate([np.ones(len(clip), np.float32), rows.pseudo_weight[pseudo]])
+    clips = np.concatenate([clip, rows.pseudo_clip[pseudo]])
+    return Part(clips, target, weight, valence[clips]), len(clip)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,16 @@ from mer_ray import registry
 from mer_ray.config import FitConfig, LearnerConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import ConfigError, CorruptPartError, FeatureFileError
-from mer_ray.learners.fit import TrainingRows, fit_fold, reproducible
-from mer_ray.learners.model import FoldModel, tensors
+from mer_ray.learners.batches import shared
+from mer_ray.learners.fit import TrainingRows, fit_folds, reproducible
+from mer_ray.learners.model import FoldModel
+from mer_ray.learners.predict import Predictor
 from mer_ray.learners.spec import fusion_config
 
-_BATCH = 4096
+_BLOCK = 512
+"""Clips at a time: few enough for the cache, many enough for the products."""
+
+_TRIED = 16
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,12 @@ class Predictions:
     Attributes:
         probabilities_FNC: float32, by the model of each fold.
         weights_FNM: float32, how much each feature counted, in the order of the learner's features.
+        valence_FN: float32, in the unit of the labelled clips' valence; None where it is not learnt.
     """
 
     probabilities_FNC: NDArray[np.float32]
     weights_FNM: NDArray[np.float32]
+    valence_FN: NDArray[np.float32] | None = None
 
     def clean(self, held_out: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Probabilities (N, C) and weights (N, M): out of fold for labelled clips, else the mean over the folds.
@@ -50,9 +58,14 @@ class Predictions:
         """
         return _out_of_fold(self.probabilities_FNC, held_out), _out_of_fold(self.weights_FNM, held_out)
 
+    def clean_valence(self, held_out: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Valence (N,) as ``clean`` gives the rest; None where it is not learnt."""
+        return None if self.valence_FN is None else _out_of_fold(self.valence_FN, held_out)
+
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
-        return save_arrays({"probabilities": self.probabilities_FNC, "weights": self.weights_FNM})
+        arrays = {"probabilities": self.probabilities_FNC, "weights": self.weights_FNM, "valence": self.valence_FN}
+        return save_arrays({name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Predictions:
@@ -63,7 +76,7 @@ class Predictions:
         """
         try:
             arrays = load_arrays(data)
-            return cls(arrays["probabilities"], arrays["weights"])
+            return cls(arrays["probabilities"], arrays["weights"], arrays.get("valence"))
         except (KeyError, ValueError, SafetensorError) as error:
             raise CorruptPartError(
                 f"a learner's predictions are damaged ({error}); delete its folder to make them again"
@@ -93,19 +106,32 @@ class Learner:
             FeatureFileError: a feature is missing or has another width than in training.
         """
         own = self._own(features)
-        seen = np.flatnonzero(own.present.any(axis=1))
+        seen = torch.from_numpy(np.flatnonzero(own.present.any(axis=1)))
+        values, present = [shared(feature.values) for feature in own.features], torch.from_numpy(own.present)
         shape = (len(self.models), len(own.clip_ids))
-        probabilities = np.full((*shape, len(self.class_names)), np.nan, dtype=np.float32)
-        weights = np.full((*shape, len(own.features)), np.nan, dtype=np.float32)
-        with reproducible(0), torch.no_grad():
-            for start in range(0, len(seen), _BATCH):
-                rows = seen[start : start + _BATCH]
-                values, present = tensors(own.take(rows))
-                for fold, model in enumerate(self.models):
-                    logits, shares = model(values, present)
-                    probabilities[fold, rows] = logits.softmax(dim=1).numpy()
-                    weights[fold, rows] = shares.numpy()
-        return Predictions(probabilities, weights)
+        found = Predictions(
+            np.full((*shape, len(self.class_names)), np.nan, dtype=np.float32),
+            np.full((*shape, len(own.features)), np.nan, dtype=np.float32),
+            np.full(shape, np.nan, dtype=np.float32) if self.has_valence else None,
+        )
+        if not len(seen):
+            return found
+        with reproducible(0):
+            few = seen[:_TRIED]
+            predictor = Predictor(self.models, [x[few] for x in values], present[few])
+            for rows in torch.split(seen, _BLOCK):
+                outputs = predictor([x.index_select(0, rows) for x in values], present[rows])
+                at = rows.numpy()  # numpy takes a tensor of one row for a number, and drops the dimension
+                found.probabilities_FNC[:, at] = outputs.logits.softmax(dim=2).numpy()
+                found.weights_FNM[:, at] = outputs.weights.numpy()
+                if found.valence_FN is not None and outputs.valence is not None:
+                    found.valence_FN[:, at] = outputs.valence.numpy()
+        return found
+
+    @property
+    def has_valence(self) -> bool:
+        """Whether the models predict valence too."""
+        return self.models[0].valence is not None
 
     def to_files(self) -> dict[str, bytes]:
         """``model.safetensors`` (tensors of fold f under ``fold<f>.``) and ``config.json``."""
@@ -119,6 +145,7 @@ class Learner:
             "fusion": self.fusion.model_dump(mode="json"),
             "class_names": list(self.class_names),
             "num_folds": len(self.models),
+            "valence": self.has_valence,
         }
         text = json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False)
         return {"model.safetensors": save_tensors(state), "config.json": text.encode()}
@@ -135,7 +162,8 @@ class Learner:
             learner = LearnerConfig.model_validate(config["learner"])
             fusion: Any = registry.configure("fusion", learner.fusion.name, config["fusion"])
             state = load_tensors(files["model.safetensors"])
-            models = tuple(_restored(learner, fusion, state, fold) for fold in range(config["num_folds"]))
+            empty = partial(FoldModel, learner.fusion.name, fusion, valence=config["valence"])
+            models = tuple(_restored(empty(), state, fold) for fold in range(config["num_folds"]))
             class_names = tuple(config["class_names"])
             if len(class_names) != fusion.num_classes or sum(len(m.state_dict()) for m in models) != len(state):
                 raise ValueError("its classes or folds are not those of its tensors")
@@ -166,6 +194,7 @@ def fit_learner(
     fit: FitConfig,
     class_names: Sequence[str],
     seed: int,
+    valence: NDArray[np.float32] | None = None,
 ) -> Learner:
     """Fit one learner over its folds.
 
@@ -176,26 +205,24 @@ def fit_learner(
         fit: epochs and the like.
         class_names: the label space, in order.
         seed: the job's; the learner's own is added to it.
+        valence: float32 (N,), NaN where unknown; see ``fit_folds``.
 
     Raises:
-        LearnerError: see ``fit_fold``.
+        LearnerError: see ``fit_folds``.
     """
     own = features.only(config.features)
     fusion = fusion_config(config, features, fit, len(class_names))
-    models = tuple(
-        fit_fold(own, rows, config.fusion.name, fusion, fit, _seed(seed + config.seed, fold))
-        for fold, rows in enumerate(folds)
-    )
-    return Learner(config, fusion, tuple(class_names), models)
+    seeds = [_seed(seed + config.seed, fold) for fold in range(len(folds))]
+    models = fit_folds(own, folds, config.fusion.name, fusion, fit, seeds, valence)
+    return Learner(config, fusion, tuple(class_names), tuple(models))
 
 
 def _seed(seed: int, fold: int) -> int:
     return int(np.random.SeedSequence([seed % 2**32, fold]).generate_state(1)[0])
 
 
-def _restored(learner: LearnerConfig, fusion: Any, state: Mapping[str, torch.Tensor], fold: int) -> FoldModel:  # noqa: ANN401
+def _restored(model: FoldModel, state: Mapping[str, torch.Tensor], fold: int) -> FoldModel:
     prefix = f"fold{fold}."
-    model = FoldModel(learner.fusion.name, fusion)
     model.load_state_dict({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
     return model.eval()
 

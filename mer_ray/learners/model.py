@@ -5,6 +5,8 @@ Shapes: B clips, M features, D width, C classes.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,8 +16,10 @@ from mer_ray import registry
 from mer_ray.data.features import FeatureSet
 from mer_ray.fusion import base
 
-_CLIP = 10.0
+CLIP = 10.0
 """Standardised values are held to this many standard deviations: one wild clip must not steer a small fit."""
+
+_BLOCK = 512
 
 
 class Standardise(nn.Module):
@@ -32,38 +36,73 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
-    def learn(self, values: NDArray[np.floating]) -> None:
-        """Learn from (n, D) values of any float type; with n = 0 nothing changes."""
-        if not len(values):
+    def learn(self, values: NDArray[np.floating], rows: NDArray[np.int64] | None = None) -> None:
+        """Learn from (n, D) values of any float type, or from some of their rows; of none nothing changes.
+
+        They are read in blocks, whose statistics are joined (Chan, Golub and LeVeque 1983).
+        """
+        rows = np.arange(len(values)) if rows is None else rows
+        if not len(rows):
             return
-        mean = values.mean(axis=0, dtype=np.float64)
-        spread = np.sqrt(np.mean((values.astype(np.float64) - mean) ** 2, axis=0))
+        count, mean, squares = 0, np.zeros(values.shape[1]), np.zeros(values.shape[1])
+        for start in range(0, len(rows), _BLOCK):
+            block = values[rows[start : start + _BLOCK]].astype(np.float64)
+            own = block.mean(axis=0)
+            gap, joint = own - mean, count + len(block)
+            squares += ((block - own) ** 2).sum(axis=0) + gap**2 * (count * len(block) / joint)
+            mean += gap * (len(block) / joint)
+            count = joint
+        spread = np.sqrt(squares / count)
         steady = spread <= 1e-6 * np.abs(mean) + 1e-12
         scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=~steady)
         self.mean.copy_(torch.from_numpy(mean))
         self.scale.copy_(torch.from_numpy(scale))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Float32 (B, D) to float32 (B, D) within ``±_CLIP``."""
-        return ((values - self.mean) * self.scale).clamp(-_CLIP, _CLIP)
+        """Float32 (B, D) to float32 (B, D) within ``±CLIP``."""
+        return ((values - self.mean) * self.scale).clamp(-CLIP, CLIP)
 
 
 class FoldModel(nn.Module):
     """Raw features in, class probabilities and weights out.
 
+    With a valence head the fusion model has one more output behind the classes, whichever fusion it is.
+
     Shapes of ``forward``: as ``fusion.base.Model``, with raw features; returns logits (B, C) and weights (B, M).
+
+    Attributes:
+        valence: float32 (2,), mean and deviation of the training clips' valence; None without such a head.
     """
 
-    def __init__(self, fusion: str, config: base.Config) -> None:
-        super().__init__()
-        self.standardise = nn.ModuleList(Standardise(dim) for dim in config.dims)
-        self.fusion: base.Model = registry.build("fusion", fusion, config)
+    valence: Tensor | None
 
-    def learn_scales(self, features: FeatureSet) -> None:
-        """Set the standardisation from the training clips of a fold."""
-        for standardise, feature in zip(self.standardise, features.features, strict=True):
-            assert isinstance(standardise, Standardise)
-            standardise.learn(feature.values[feature.present])
+    def __init__(self, fusion: str, config: base.Config, *, valence: bool = False) -> None:
+        super().__init__()
+        self.num_classes = config.num_classes
+        self.standardise = nn.ModuleList(Standardise(dim) for dim in config.dims)
+        outputs = config.model_copy(update={"num_classes": config.num_classes + valence})
+        self.fusion: base.Model = registry.build("fusion", fusion, outputs)
+        self.register_buffer("valence", torch.tensor([0.0, 1.0]) if valence else None)
+
+    def learn_scales(self, features: FeatureSet, clip: NDArray[np.int64] | None = None) -> None:
+        """Set the standardisation from the training clips of a fold: the rows ``clip``, or all."""
+        for m, feature in enumerate(features.features):
+            rows = np.arange(len(feature.present)) if clip is None else clip
+            self.scale_of(m).learn(feature.values, rows[feature.present[rows]])
+
+    def learn_valence(self, valence: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Learn the unit of valence from (n,) values, NaN where unknown; the values in that unit."""
+        known = valence[~np.isnan(valence)].astype(np.float64)
+        if self.valence is not None and len(known):
+            spread = float(known.std())
+            self.valence.copy_(torch.tensor([known.mean(), spread if spread > 0 else 1.0]))
+            scaled: NDArray[np.float32] = ((valence - known.mean()) / float(self.valence[1])).astype(np.float32)
+            return scaled
+        return valence
+
+    def scale_of(self, feature: int) -> Standardise:
+        """The standardisation of one feature."""
+        return cast(Standardise, self.standardise[feature])
 
     def prepare(self, features: list[Tensor]) -> list[Tensor]:
         """Standardised features."""
@@ -71,8 +110,18 @@ class FoldModel(nn.Module):
 
     def forward(self, features: list[Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
         """See the class for shapes."""
-        logits, weights = self.fusion(self.prepare(features), present)
-        return logits, weights
+        outputs, weights = self.fusion(self.prepare(features), present)
+        return self.classes(outputs), weights
+
+    def classes(self, outputs: Tensor) -> Tensor:
+        """The logits (B, C) among the fusion model's outputs."""
+        return outputs[..., : self.num_classes]
+
+    def valences(self, outputs: Tensor) -> Tensor | None:
+        """Valence (B,) in the unit it was given in, from the fusion model's outputs; None without such a head."""
+        if self.valence is None:
+            return None
+        return outputs[..., -1] * self.valence[1] + self.valence[0]
 
 
 def tensors(features: FeatureSet) -> tuple[list[Tensor], Tensor]:

@@ -1,4 +1,7 @@
-"""What hiding a modality does to a clip's label: the finished ensemble asked again (METHODS P0, interpretability).
+"""What hiding a modality does to a clip's label: the final ensemble asked again (METHODS P0, interpretability).
+
+A learner is asked again only about clips from which something that it reads is hidden; for a pool of any size that is
+less than one prediction of it per modality, and no copy of the features.
 
 Shapes: N clips, M modalities, K learners, C classes.
 """
@@ -11,60 +14,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.data.features import FeatureSet
-from mer_ray.data.storage import Store
 from mer_ray.evaluation import explain
-from mer_ray.learners.experiment import Experiment
-from mer_ray.learners.learner import Learner
-from mer_ray.rounds import ensemble
-from mer_ray.rounds.state import name_of
-from mer_ray.tune.controller import Mined
-
-_FILES = ("model.safetensors", "config.json")
+from mer_ray.pipelines.finished import Finished
 
 
 def effects(
-    experiment: Experiment, mined: Mined, rounds: Store, rows: NDArray[np.int64]
+    ensemble: Finished,
+    features: FeatureSet,
+    votes_KNC: NDArray[np.float64],
+    label_N: NDArray[np.int64],
+    held_out_N: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """How much the probability of each clip's final label falls when all features of a modality are marked absent.
+    """How much the probability of each clip's label falls when all features of a modality are marked absent.
 
-    The models of the last round kept answer again, out of fold for clips labelled for training. A learner that is left
-    without features abstains, as it does everywhere.
+    A learner that is left without features abstains, as it does everywhere.
 
     Args:
-        experiment: what was learnt from.
-        mined: the finished loop.
-        rounds: the folder ``rounds/`` that it left.
-        rows: int64 (N,), the clips to ask about, as rows of the experiment.
+        ensemble: whose votes they are.
+        features: of the clips, standardised as in training.
+        votes_KNC: what the voters say with everything shown, in the ensemble's order.
+        label_N: the label of each clip.
+        held_out_N: see ``Finished.vote``.
 
     Returns:
         By modality, float64 (N,): see ``explain.leave_one_out``.
-
-    Raises:
-        CorruptPartError: a learner's files are damaged.
-        StorageError: the run directory cannot be read.
     """
-    last, features = mined.last, experiment.features.take(rows)
-    learners = [_learner(rounds, f"{name_of(last.number)}/{name}") for name in last.learners]
-    held_out = np.full(len(experiment.labels), -1, dtype=np.int64)
-    held_out[experiment.labelled] = mined.folds.held_out
     modalities = list(dict.fromkeys(feature.modality for feature in features.features))
     present_NM = np.stack([_present(features, modality) for modality in modalities], axis=1)
 
     def predict(shown_NM: NDArray[np.bool_]) -> NDArray[np.float64]:
-        left = FeatureSet(
-            features.clip_ids,
-            tuple(replace(f, present=f.present & shown_NM[:, modalities.index(f.modality)]) for f in features.features),
-        )
-        votes_KNC = np.stack([learner.predict(left).clean(held_out[rows])[0] for learner in learners])
-        mean = ensemble.combine("mean", votes_KNC, range(len(learners)), experiment.prior)
-        return mean.probabilities
+        votes = votes_KNC.copy()
+        for place, learners in enumerate(ensemble.learners):
+            own = {feature.modality for feature in features.only(learners[0].config.features).features}
+            touched_N: NDArray[np.bool_] = np.any((present_NM & ~shown_NM)[:, [m in own for m in modalities]], axis=1)
+            if touched_N.any():
+                left = _only(features, shown_NM & touched_N[:, None], modalities)
+                votes[place, touched_N] = ensemble.vote(place, left, held_out_N)[0][touched_N]
+        return ensemble.final.combine(votes).probabilities
 
-    deltas_NM = explain.leave_one_out(predict, present_NM, mined.final.label[rows])
+    deltas_NM = explain.leave_one_out(predict, present_NM, label_N)
     return {modality: deltas_NM[:, m] for m, modality in enumerate(modalities)}
 
 
-def _learner(rounds: Store, folder: str) -> Learner:
-    return Learner.from_files({name: rounds.read(f"{folder}/{name}") for name in _FILES})
+def _only(features: FeatureSet, shown_NM: NDArray[np.bool_], modalities: list[str]) -> FeatureSet:
+    """The same vectors, those that are not shown marked absent."""
+    shown = {modality: shown_NM[:, m] for m, modality in enumerate(modalities)}
+    return FeatureSet(
+        features.clip_ids, tuple(replace(f, present=f.present & shown[f.modality]) for f in features.features)
+    )
 
 
 def _present(features: FeatureSet, modality: str) -> NDArray[np.bool_]:

@@ -70,13 +70,15 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
         made = features.run(steps, settings, journal, console)
         extraction = features.collect(settings, brought.clips, made, vectors)
         results.write_quarantine(run_dir, extraction.quarantine)
-        experiment = _experiment(settings, brought, extraction)
-        mined, ablations = _mine(experiment, settings, run_dir, journal, console)
+        experiment = make_experiment(settings, brought, extraction)
+        experiment, mined, ablations = _mine(experiment, settings, run_dir, journal, console)
     outcome = results.Run(settings, brought, extraction, experiment, mined, ablations)
+    with _timed(journal, "explain"):
+        explained = results.explain(outcome, run_dir)
     with _timed(journal, "report"):
         figures = results.measure(outcome, journal)
-        results.write(outcome, run_dir, figures)
-        run_dir.write("report.html", report.render(narrate.gather(outcome, figures, journal)).encode())
+        results.write(outcome, explained, run_dir, figures)
+        run_dir.write("report.html", report.render(narrate.gather(outcome, explained, figures, journal)).encode())
     summary.show(console, figures, journal.work(), run_dir)
     journal.event("run_done", counts=figures["counts"])
     too_many = len(extraction.lost) > settings.max_error_fraction * len(brought.clips)
@@ -112,7 +114,8 @@ def check_learners(settings: MineConfig, brought: Brought) -> None:
 
 def _mine(
     experiment: Experiment, settings: MineConfig, run_dir: Store, journal: Journal, console: Console
-) -> tuple[Mined, Ablations | None]:
+) -> tuple[Experiment, Mined, Ablations | None]:
+    """What was learnt from, its features standardised as the learners read them, and what came of it."""
     with _timed(journal, "mining"), step_line(console, "mining", "fits") as line:
         fitted: list[str] = []
 
@@ -129,13 +132,13 @@ def _mine(
     if not last.kept:
         console.print(f"[yellow]round {last.number}: {last.reason}[/]", soft_wrap=True)
     if not settings.evaluation.ablations:
-        return mined, None
+        return controller.experiment, mined, None
     controller.on_fit = lambda folder: None
     with _timed(journal, "ablations"):
-        return mined, controller.ablate(mined)
+        return controller.experiment, mined, controller.ablate(mined)
 
 
-def _experiment(settings: MineConfig, brought: Brought, extraction: Extraction) -> Experiment:
+def make_experiment(settings: MineConfig, brought: Brought, extraction: Extraction) -> Experiment:
     """What the learners see: no label of a test clip, nothing of a clip without a modality."""
     left = [row for row, clip in enumerate(brought.clips) if clip.clip_id not in extraction.lost]
     if not left:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from mer_ray import __version__, config
 from mer_ray.data import demo
 from mer_ray.data.media import Decoder, decode_flac
-from mer_ray.data.storage import Store
 from mer_ray.evaluation import denoising, explain, metrics, report
-from mer_ray.pipelines import hidden, results
+from mer_ray.pipelines import results
 from mer_ray.pipelines.features import AUDIO, FACES, TRANSCRIPT
-from mer_ray.pipelines.results import Run
+from mer_ray.pipelines.results import Explained, Run
 from mer_ray.runtime.journal import Journal, environment
 from mer_ray.runtime.materialise import Made
 from mer_ray.tune.controller import Round
@@ -30,13 +29,12 @@ _MEASURED_VOICES = 120
 _READ_AT_ONCE = 256
 
 
-def gather(run: Run, figures: Mapping[str, Any], journal: Journal) -> report.ReportData:
+def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: Journal) -> report.ReportData:
     """Everything the report says about a run."""
     told = environment()
     truth, scored_on = _scored(run)
     splits = Counter(clip.split for clip in run.brought.clips)
     counts = figures["counts"]
-    weights = results.modality_weights(run)
     return report.ReportData(
         title=run.settings.report.title,
         seed=run.settings.seed,
@@ -54,15 +52,16 @@ def gather(run: Run, figures: Mapping[str, Any], journal: Journal) -> report.Rep
         classes=run.names,
         scored_on=scored_on,
         scores=metrics.score(truth, run.mined.final.label, run.names),
-        rounds=tuple(_round(run, one, figures["rounds"][one.number]["test_waf"]) for one in run.mined.rounds),
+        rounds=tuple(_round(run, one, figures["rounds"][one.number]) for one in run.mined.rounds),
         ensemble=run.settings.ensemble,
         pool=_pool(run),
+        labelled={name: int(number) for name, number in zip(run.names, _labelled(run), strict=True)},
         modalities={m: s["test_waf"] for m, s in figures["modalities"].items() if s["test_waf"] is not None},
         control=figures["control"]["test_waf"],
         groups=_groups(run, truth),
         denoise=_denoise(run),
         quarantine=_quarantine(run),
-        clips=tuple(_clips(run, weights, journal.store / "rounds")),
+        clips=tuple(_clips(run, explained)),
         faces_shown=run.settings.report.faces,
         timings=tuple(
             report.StepTime(step, work["seconds"], int(work["clips"])) for step, work in journal.work().items()
@@ -82,16 +81,16 @@ def _scored(run: Run) -> tuple[NDArray[np.int64], Any]:
     return run.experiment.labels, "out-of-fold"
 
 
-def _round(run: Run, one: Round, test_waf: float | None) -> report.RoundReport:
+def _round(run: Run, one: Round, figures: Mapping[str, Any]) -> report.RoundReport:
     adopted = one.selected
-    by_class = Counter(run.names[label] for label in _first(adopted.clip, adopted.label))
     truth = [run.names[c] if c >= 0 else None for c in run.truth[adopted.clip]]
     return report.RoundReport(
         round=one.number,
-        selected={name: by_class[name] for name in run.names},
-        precision=results.precision(run, adopted.clip, adopted.label),
+        selected=figures["adopted"],
+        pool=figures["pool"],
+        precision=figures["pseudo_label_precision"],
         oof_waf=one.oof_waf,
-        test_waf=test_waf,
+        test_waf=figures["test_waf"],
         kept=one.kept,
         reason=one.reason,
         learners=dict(one.learner_waf),
@@ -99,16 +98,14 @@ def _round(run: Run, one: Round, test_waf: float | None) -> report.RoundReport:
     )
 
 
-def _first(clips: NDArray[np.int64], labels: NDArray[np.int64]) -> list[int]:
-    """One label per clip, that of the first fold that adopted it."""
-    _, rows = np.unique(clips, return_index=True)
-    return [int(label) for label in labels[rows]]
-
-
 def _pool(run: Run) -> dict[str, int]:
     unlabelled = [row for row, split in enumerate(run.experiment.splits) if split is not Split.TRAIN]
     counts = Counter(run.names[c] for c in run.mined.final.label[unlabelled])
     return {name: counts[name] for name in run.names}
+
+
+def _labelled(run: Run) -> NDArray[np.int64]:
+    return np.bincount(run.experiment.labels[run.experiment.labelled], minlength=len(run.names))
 
 
 def _groups(run: Run, truth: NDArray[np.int64]) -> Mapping[str, tuple[int, float]]:
@@ -189,31 +186,24 @@ def _quarantine(run: Run) -> tuple[report.QuarantineLine, ...]:
     )
 
 
-def _clips(run: Run, weights: Mapping[str, NDArray[np.float64]], rounds: Store) -> Iterator[report.ClipReport]:
+def _clips(run: Run, explained: Explained) -> Iterator[report.ClipReport]:
     """Clips worth a look: adopted ones, contested ones, and labelled ones whose label is in doubt."""
     adopted = np.flatnonzero(results.adopted_round(run))
     surest = adopted[np.argsort(-run.mined.final.confidence[adopted], kind="stable")]
-    last = run.mined.last
-    votes = np.stack([last.votes[name] for name in last.learners])
     unlabelled = np.flatnonzero(run.experiment.labels < 0)
     labelled = run.experiment.labelled
     groups = {
         "adopted": _spread(surest, run.mined.final.label),
-        "contested": unlabelled[explain.most_contested(votes[:, unlabelled], _CLIPS_PER_GROUP)],
+        "contested": unlabelled[explain.most_contested(explained.votes_KNC[:, unlabelled], _CLIPS_PER_GROUP)],
         "label in doubt": labelled[
             explain.likely_label_errors(
                 run.mined.final.probabilities[labelled], run.experiment.labels[labelled], _CLIPS_PER_GROUP
             )
         ],
     }
-    shown = np.unique(np.concatenate(list(groups.values())))
-    if not len(shown):
-        return
-    falls = hidden.effects(run.experiment, run.mined, rounds, shown)
     for group, rows in groups.items():
         for row in rows:
-            place = int(np.searchsorted(shown, row))
-            yield _clip(run, group, int(row), _known(weights, int(row)), _known(falls, place))
+            yield _clip(run, group, int(row), explained)
 
 
 def _known(values: Mapping[str, NDArray[np.float64]], row: int) -> dict[str, float]:
@@ -231,16 +221,14 @@ def _spread(rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.in
     return np.array([row for _, _, row in sorted(ranked)[:_CLIPS_PER_GROUP]], dtype=np.int64)
 
 
-def _clip(
-    run: Run, group: str, row: int, weights: Mapping[str, float], without: Mapping[str, float]
-) -> report.ClipReport:
+def _clip(run: Run, group: str, row: int, explained: Explained) -> report.ClipReport:
     clip_id = run.experiment.features.clip_ids[row]
-    final, last = run.mined.final, run.mined.last
-    votes = []
-    for learner in last.learners:
-        vote = last.votes[learner][row]
-        if not np.isnan(vote).any():
-            votes.append(report.Vote(learner, run.names[int(vote.argmax())], float(vote.max())))
+    final = run.mined.final
+    votes = [
+        report.Vote(voter.name, run.names[int(vote.argmax())], float(vote.max()))
+        for voter, vote in zip(explained.ensemble.voters, explained.votes_KNC[:, row], strict=True)
+        if not np.isnan(vote).any()
+    ]
     truth, given = int(run.truth[row]), int(run.experiment.labels[row])
     adopted = int(results.adopted_round(run)[row])
     return report.ClipReport(
@@ -251,8 +239,13 @@ def _clip(
         true_label=run.names[truth] if truth >= 0 else None,
         given_label=run.names[given] if given >= 0 else None,
         votes=tuple(votes),
-        weights=weights,
-        without=without,
+        weights=_known(explained.weights, row),
+        without=_known(explained.falls, row),
+        nearest=tuple(
+            (run.experiment.features.clip_ids[near], run.names[run.experiment.labels[near]])
+            for near in explained.nearest[row]
+            if near >= 0
+        ),
         transcript=_transcript(run, clip_id),
         faces=_faces(run, clip_id) if run.settings.report.faces else (),
         round_adopted=adopted - 1 if adopted else None,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +18,20 @@ from mer_ray.config import MineConfig
 from mer_ray.data.storage import Store
 from mer_ray.evaluation import metrics, submission
 from mer_ray.learners.experiment import Experiment
+from mer_ray.mining import base
+from mer_ray.pipelines import finished, hidden, neighbours
 from mer_ray.pipelines.features import Extraction, Quarantined, quarantine_table
 from mer_ray.pipelines.source import Brought
+from mer_ray.rounds.ensemble import Ensemble
+from mer_ray.rounds.final import Final, Read, Voter
 from mer_ray.runtime.journal import Journal
 from mer_ray.tune.controller import Ablations, Mined, num_clips
 from mer_ray.types import Split
 
 EXIT_TOO_MANY_ERRORS = 3
 """What a job ends with when more than ``max_error_fraction`` of the clips were quarantined."""
+
+_NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
@@ -58,52 +63,115 @@ class Run:
         is_test = np.array([split is Split.TEST for split in self.experiment.splits], dtype=bool)
         return np.where(is_test, self.truth, -1)
 
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """The fold that holds out each clip labelled for training, int64 (N,); -1 for all others."""
+        held_out = np.full(len(self.experiment.labels), -1, dtype=np.int64)
+        held_out[self.experiment.labelled] = self.mined.folds.held_out
+        return held_out
+
     def test_waf(self, label: NDArray[np.int64]) -> float | None:
         """WAF of predicted classes (N,) on the test clips; None when none of them has a label."""
         scores = metrics.score(self.test_truth, label, self.names)
         return None if scores is None else scores.waf
 
 
-def predictions(run: Run) -> pa.Table:
+@dataclass(frozen=True)
+class Explained:
+    """Why each clip got its label.
+
+    Attributes:
+        ensemble: who voted, and how the votes were combined.
+        votes_KNC: what each learner of the final ensemble says, in its order; NaN rows where one abstains.
+        weights: by modality, its share of the fusion (N,), mean over the learners that vote.
+        falls: by modality, how much the label's probability falls without it (N,); see ``explain.leave_one_out``.
+        nearest: int64 (N, n), rows of the labelled clips most like each, -1 where there are fewer; see ``neighbours``.
+    """
+
+    ensemble: Final
+    votes_KNC: NDArray[np.float64]
+    weights: Mapping[str, NDArray[np.float64]]
+    falls: Mapping[str, NDArray[np.float64]]
+    nearest: NDArray[np.int64]
+
+
+def explain(run: Run, run_dir: Store) -> Explained:
+    """Write ``rounds/final.json``, ask that ensemble about every clip with each modality hidden, find clips like it.
+
+    Raises:
+        CorruptPartError: a learner's files are damaged.
+    """
+    final, rounds, features = final_of(run), run.mined.rounds, run.experiment.features
+    final.write(run_dir / "rounds")
+    ensemble = finished.read(run_dir)
+    votes_KNC = np.stack([np.mean([rounds[r].votes[v.name] for r in v.rounds], axis=0) for v in final.voters])
+    weights = [np.mean([rounds[r].weights[v.name] for r in v.rounds], axis=0) for v in final.voters]
+    return Explained(
+        final,
+        votes_KNC,
+        ensemble.by_modality(weights),
+        hidden.effects(ensemble, features, votes_KNC, run.mined.final.label, run.held_out),
+        neighbours.nearest(ensemble, features, run.experiment.labelled, _NEIGHBOURS),
+    )
+
+
+def final_of(run: Run) -> Final:
+    """What the run's final ensemble is made of."""
+    mined, kept = run.mined, [one.number for one in run.mined.rounds if one.kept]
+    named = {"last": kept[-1:], "first_and_last": sorted({kept[0], kept[-1]}), "all": kept}
+    voters = []
+    for name in mined.last.learners:
+        rounds = [mined.rounds[r] for r in named[run.settings.mining.rounds_kept] if name in mined.rounds[r].votes]
+        temperatures = tuple(one.temperatures[name] for one in rounds) if run.settings.mining.calibrate else ()
+        voters.append(Voter(name, tuple(one.number for one in rounds), mined.weights[name], temperatures))
+    return Final(
+        how=run.settings.ensemble,
+        class_names=run.names,
+        prior=tuple(run.experiment.prior.tolist()),
+        voters=tuple(voters),
+        features=tuple(Read(f.name, f.modality, f.values.shape[1]) for f in run.experiment.features.features),
+    )
+
+
+def predictions(run: Run, explained: Explained) -> pa.Table:
     """``predictions.parquet``: a row for every clip that is not quarantined (DESIGN section 3)."""
-    final, last = run.mined.final, run.mined.last
+    ids, labels = run.experiment.features.clip_ids, run.experiment.labels
+    said = say(ids, run.experiment.splits, run.mined.final, explained)
+    given = [run.names[c] if c >= 0 else None for c in labels]
+    near = [[int(row) for row in rows if row >= 0] for rows in explained.nearest]
+    return pa.table(
+        said
+        | {
+            "round": adopted_round(run),
+            "given": pa.array(given, pa.string()),
+            "nearest": pa.array([[ids[row] for row in rows] for rows in near], pa.list_(pa.string())),
+            "nearest_given": pa.array([[given[row] for row in rows] for rows in near], pa.list_(pa.string())),
+        }
+    )
+
+
+def say(clip_ids: Sequence[str], splits: Sequence[Split], said: Ensemble, explained: Explained) -> dict[str, Any]:
+    """The columns of ``predictions.parquet`` that any clip has, of the run's own or not."""
+    names = explained.ensemble.class_names
     columns: dict[str, Any] = {
-        "clip_id": list(run.experiment.features.clip_ids),
-        "split": [str(split) for split in run.experiment.splits],
-        "label": [run.names[c] for c in final.label],
-        "confidence": final.confidence,
+        "clip_id": list(clip_ids),
+        "split": [str(split) for split in splits],
+        "label": [names[c] for c in said.label],
+        "confidence": said.confidence,
     }
-    columns |= {f"prob_{name}": final.probabilities[:, c] for c, name in enumerate(run.names)}
-    for learner in last.learners:
-        votes = last.votes[learner]
-        columns[f"vote_{learner}"] = [None if np.isnan(vote).any() else run.names[int(vote.argmax())] for vote in votes]
-    columns |= {f"weight_{modality}": weights for modality, weights in modality_weights(run).items()}
-    columns["round"] = adopted_round(run)
-    return pa.table(columns)
-
-
-def modality_weights(run: Run) -> dict[str, NDArray[np.float64]]:
-    """By modality, its share of the fusion per clip (N,), mean over the learners that have votes; rows sum to 1."""
-    features = {feature.name: feature.modality for feature in run.experiment.features.features}
-    modalities = list(dict.fromkeys(features.values()))
-    shares = []
-    for learner in run.mined.last.learners:
-        weights = run.mined.last.weights[learner]
-        own = [features[name] for name in run.mined.learners[learner].features]
-        by_modality = [weights[:, [m == modality for m in own]].sum(axis=1) for modality in modalities]
-        shares.append(np.stack(by_modality, axis=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a clip on which every learner abstains has no weights
-        mean_NM = np.nanmean(np.stack(shares), axis=0)
-    return {modality: mean_NM[:, m] for m, modality in enumerate(modalities)}
+    columns |= {f"prob_{name}": said.probabilities[:, c] for c, name in enumerate(names)}
+    for voter, votes in zip(explained.ensemble.voters, base.predicted(explained.votes_KNC), strict=True):
+        columns[f"vote_{voter.name}"] = pa.array([names[vote] if vote >= 0 else None for vote in votes], pa.string())
+    columns |= {f"weight_{modality}": weights for modality, weights in explained.weights.items()}
+    columns |= {f"without_{m}": pa.array(-falls, from_pandas=True) for m, falls in explained.falls.items()}
+    return columns
 
 
 def adopted_round(run: Run) -> NDArray[np.int64]:
     """The round whose training set each clip first joined as pseudo-labelled, in most folds or fewer; 0 if none."""
-    rounds = np.zeros(len(run.experiment.labels), dtype=np.int64)
-    adoptions = run.mined.last.trained_on
-    for row in np.argsort(-adoptions.round, kind="stable"):
-        rounds[adoptions.clip[row]] = adoptions.round[row] + 1
+    rounds, adoptions = np.zeros(len(run.experiment.labels), dtype=np.int64), run.mined.last.trained_on
+    latest_first = np.argsort(-adoptions.round, kind="stable")
+    rounds[adoptions.clip[latest_first]] = adoptions.round[latest_first] + 1  # of several the last assignment stays
     return rounds
 
 
@@ -118,6 +186,8 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
             "selected": num_clips(one.selected),
             "kept": one.kept,
             "reason": one.reason,
+            "adopted": _by_class(run, one.selected.label[np.unique(one.selected.clip, return_index=True)[1]]),
+            "pool": _by_class(run, one.mean.label[run.experiment.labels < 0]),
             "pseudo_label_precision": precision(run, one.selected.clip, one.selected.label),
             "learners": dict(one.learner_waf),
         }
@@ -139,10 +209,15 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
         },
         "control": {"test_waf": None if control is None else run.test_waf(control)},
         "counts": {"manifest": manifest, "predicted": predicted, "quarantined": lost},
-        "quarantine": dict(Counter(str(row.error) for row in run.extraction.quarantine).most_common()),
-        "seconds": {step: round(work["seconds"], 3) for step, work in journal.work().items()},
+        "quarantine": count_errors(run.extraction),
+        "seconds": seconds(journal),
         "seed": run.settings.seed,
     }
+
+
+def _by_class(run: Run, labels: NDArray[np.int64]) -> dict[str, int]:
+    """How many of the labels are of each class."""
+    return dict(zip(run.names, np.bincount(labels, minlength=len(run.names)).tolist(), strict=True))
 
 
 def precision(run: Run, clips: NDArray[np.int64], labels: NDArray[np.int64]) -> float | None:
@@ -152,16 +227,39 @@ def precision(run: Run, clips: NDArray[np.int64], labels: NDArray[np.int64]) -> 
     return float((truth[known] == labels[known]).mean()) if known.any() else None
 
 
-def write(run: Run, run_dir: Store, figures: dict[str, Any]) -> None:
+def count_errors(extraction: Extraction) -> dict[str, int]:
+    """How many errors there are of each reason, the commonest first."""
+    return dict(Counter(str(row.error) for row in extraction.quarantine).most_common())
+
+
+def seconds(journal: Journal) -> dict[str, float]:
+    """Seconds of each step, over all starts."""
+    return {step: round(work["seconds"], 3) for step, work in journal.work().items()}
+
+
+def write(run: Run, explained: Explained, run_dir: Store, figures: dict[str, Any]) -> None:
+    """Write what a run found; see ``write_all``."""
+    table, form = predictions(run, explained), run.settings.submission.format
+    write_all(run_dir, table, figures, run.brought, run.extraction, form)
+
+
+def write_all(
+    run_dir: Store,
+    table: pa.Table,
+    figures: Mapping[str, Any],
+    brought: Brought,
+    extraction: Extraction,
+    form: submission.Format,
+    stand_in: str | None = None,
+) -> None:
     """Write predictions, submission and figures. ``quarantine.parquet`` is there already.
 
     Raises:
         SubmissionError: the candidates and the predictions do not match one to one.
     """
-    table = predictions(run)
     run_dir.write("predictions.parquet", to_parquet(table))
-    reasons = why_lost(run.extraction, [clip.clip_id for clip in run.brought.clips])
-    made = submission.make(run.brought.manifest, table, reasons, run.brought.candidates, run.settings.submission.format)
+    reasons = why_lost(extraction, [clip.clip_id for clip in brought.clips])
+    made = submission.make(brought.manifest, table, reasons, brought.candidates, form, stand_in)
     run_dir.write("submission.csv", made.submission)
     run_dir.write("submission_fallback.csv", made.fallback)
     run_dir.write("metrics.json", json.dumps(figures, indent=1, ensure_ascii=False).encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mer_ray.errors import ConfigError
 from mer_ray.evaluation import submission
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.session import resolve_run_dir
-from mer_ray.types import Clip
+from mer_ray.types import Clip, Split
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,24 @@ def warn(manifest: Manifest, console: Console) -> None:
         console.print(f"[yellow]note: {warning}[/]", soft_wrap=True)
 
 
-def load(settings: MineConfig, run_dir: Store, console: Console) -> Brought:
+def load(settings: MineConfig, run_dir: Store, console: Console, to_learn: bool = True) -> Brought:
     """Read and check what the config points to; the demo's clips are made first.
+
+    Args:
+        settings: what it points to.
+        run_dir: where the demo's clips are made.
+        console: where their making is shown.
+        to_learn: whether something is to be learnt; else clips need no label, and labelled ones become test clips.
 
     Raises:
         InputError: the manifest, a layout, a feature file or the candidates' list cannot be used.
     """
     data, folder = _with_demo(settings, run_dir, console)
-    source = layouts.load(data, settings.labels)
+    source = layouts.load(data, settings.labels, require_labels=to_learn)
+    manifest = source.manifest if to_learn else _to_test(source.manifest)
     listed = settings.submission.candidates
     candidates = submission.read_candidates(listed) if listed else source.candidates
-    return Brought(source.manifest, source.features, submission.check_candidates(source.manifest, candidates), folder)
+    return Brought(manifest, source.features, submission.check_candidates(manifest, candidates), folder)
 
 
 def clips(settings: ExtractionConfig, run_dir: Store, console: Console, require_labels: bool) -> Manifest:
@@ -95,6 +102,11 @@ def clips(settings: ExtractionConfig, run_dir: Store, console: Console, require_
     return layouts.load(data, settings.labels, require_labels, use_features=False).manifest
 
 
+def _to_test(manifest: Manifest) -> Manifest:
+    clips = (replace(clip, split=Split.TEST) if clip.split is Split.TRAIN else clip for clip in manifest.clips)
+    return replace(manifest, clips=tuple(clips))
+
+
 def vectors(brought: Brought) -> tuple[ready.Loaded, ...]:
     """The ready features, read and checked whole: a file that cannot be used is refused before anything is started.
 
@@ -107,9 +119,16 @@ def vectors(brought: Brought) -> tuple[ready.Loaded, ...]:
 
 
 def _with_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> tuple[DataConfig, Path | None]:
-    """Where to read from; the demo's clips are made, and are then a manifest in the folder returned beside it."""
+    """Where to read from; the demo's clips are made, and are then a manifest in the folder returned beside it.
+
+    Raises:
+        ConfigError: it is the demo, and clips of the user's are named; or there is no place for the demo's.
+    """
     if settings.data.layout != "demo":
         return settings.data, None
+    if settings.data.manifest or settings.data.root:
+        named, layout = ("manifest", "manifest") if settings.data.manifest else ("root", "mertools (or chsims)")
+        raise ConfigError(f"data.{named} is set, but data.layout=demo makes its own clips; set data.layout={layout}")
     folder = _make_demo(settings, run_dir, console)
     return settings.data.model_copy(update={"layout": "manifest", "manifest": str(folder / demo.MANIFEST)}), folder
 

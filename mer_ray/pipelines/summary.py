@@ -68,6 +68,35 @@ def show_extraction(
     console.print(f"tables: {tables}", soft_wrap=True)
 
 
+def show_prediction(console: Console, metrics: dict[str, Any], run_dir: Store) -> None:
+    """Print the end of a prediction.
+
+    Args:
+        console: where to.
+        metrics: what its ``metrics.json`` holds.
+        run_dir: where the predictions are.
+    """
+    table = Table("label", "clips", title="Labels given")
+    for label, count in metrics["labels"].items():
+        table.add_row(label, str(count))
+    console.print(table)
+    if metrics["quarantine"]:
+        console.print(_quarantine(metrics["quarantine"]))
+    if metrics["trained_on"]:
+        told = (
+            f"{metrics['trained_on']} clip(s) were trained on in the run: they are not scored, and look too easy here"
+        )
+        console.print(f"[yellow]note: {told}[/]", soft_wrap=True)
+    if metrics["scored"]:
+        console.print(f"weighted F1 {metrics['test']['waf']:.4f} on {metrics['scored']} labelled clips")
+    counts = metrics["counts"]
+    console.print(
+        f"{counts['manifest']} clips = {counts['predicted']} predicted + {counts['quarantined']} quarantined\n"
+        f"predictions: {run_dir.path('predictions.parquet')}",
+        soft_wrap=True,
+    )
+
+
 def _scores(metrics: dict[str, Any]) -> Table:
     table = Table("", "WAF out of fold", "WAF test", "pseudo-labels", title="Weighted-average F1")
     for line in metrics["rounds"]:

@@ -1,21 +1,26 @@
-"""Select clips fold by fold and give each learner its own share of them (P1 section 2.5).
+"""Select clips fold by fold and divide them among the learners (P1 section 2.5).
 
 Shapes: K learners, F folds, N clips, C classes, n adoptions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_ray.mining.base import Strategy
+from mer_ray.mining.base import Context, Selection, Strategy
+
+How = Literal["even", "stratified", "bootstrap", "all"]
+Seed = int | Sequence[int]
 
 
 @dataclass(frozen=True)
 class Adoptions:
-    """Clips adopted as pseudo-labelled, one row per fold and clip: aligned arrays of length n.
+    """Clips adopted as pseudo-labelled, one row per fold, clip and learner: aligned arrays of length n.
 
     Attributes:
         fold: int64, the fold whose models agreed and whose models alone are trained on it.
@@ -23,6 +28,8 @@ class Adoptions:
         label: int64, the class adopted.
         agreement: int64, learners that predicted it.
         confidence: float64, mean probability.
+        target: float32 (n, C), what is trained towards, rows summing to 1.
+        weight: float32, how much it counts in training; a labelled clip counts 1.
         learner: int64, the learner whose subset it joined.
         round: int64, the round whose votes adopted it; it is trained on from the next round.
     """
@@ -32,6 +39,8 @@ class Adoptions:
     label: NDArray[np.int64]
     agreement: NDArray[np.int64]
     confidence: NDArray[np.float64]
+    target: NDArray[np.float32]
+    weight: NDArray[np.float32]
     learner: NDArray[np.int64]
     round: NDArray[np.int64]
 
@@ -52,22 +61,36 @@ class Adoptions:
         return Adoptions(*(np.concatenate(pair) for pair in pairs))
 
     def shuffled(self, seed: int) -> Adoptions:
-        """The same clips with their labels permuted within each fold: the control that says whether labels matter."""
-        label = self.label.copy()
+        """The same clips with their labels permuted within each fold: the control that says whether labels matter.
+
+        A clip that several learners train on has one label in all of them here too.
+        """
+        label, target = self.label.copy(), self.target.copy()
         for fold in np.unique(self.fold):
             rows = np.flatnonzero(self.fold == fold)
-            label[rows] = np.random.default_rng([seed, int(fold)]).permutation(label[rows])
-        return replace(self, label=label)
+            clips, first, place = np.unique(self.clip[rows], return_index=True, return_inverse=True)
+            source = rows[first][np.random.default_rng([seed, int(fold)]).permutation(len(clips))][place]
+            label[rows], target[rows] = self.label[source], self.target[source]
+        return replace(self, label=label, target=target)
 
     def with_learners(self, places: NDArray[np.int64]) -> Adoptions:
         """The same rows with ``learner`` looked up in ``places``: for a round in which only some learners voted."""
         return replace(self, learner=places[self.learner])
 
+    def weighted(self, factor: float) -> Adoptions:
+        """The same rows, each counting ``factor`` times as much in training."""
+        return replace(self, weight=self.weight * np.float32(factor))
+
+    def num_clips_by_fold(self, num_folds: int) -> list[int]:
+        """How many different clips each fold adopted."""
+        return [len(np.unique(self.clip[self.fold == fold])) for fold in range(num_folds)]
+
     @classmethod
-    def none(cls) -> Adoptions:
+    def none(cls, num_classes: int) -> Adoptions:
         """No rows."""
-        empty = np.empty(0, dtype=np.int64)
-        return cls(empty, empty, empty, empty, np.empty(0, dtype=np.float64), empty, empty)
+        empty, real = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
+        target = np.empty((0, num_classes), dtype=np.float32)
+        return cls(empty, empty, empty, empty, real, target, real.astype(np.float32), empty, empty)
 
 
 def adopt(
@@ -75,50 +98,83 @@ def adopt(
     votes_KFNC: NDArray[np.floating],
     pool: NDArray[np.bool_],
     earlier: Adoptions,
+    contexts: Sequence[Context],
     *,
-    round_number: int,
+    how: How,
     seed: int,
 ) -> Adoptions:
-    """Let the learners of each fold choose from that fold's pool, and split the choice evenly among the learners.
+    """Let the learners of each fold choose from that fold's pool, and divide the choice among the learners.
 
     Args:
         strategy: what qualifies.
         votes_KFNC: probabilities by the model of each learner and fold, for all clips.
         pool: bool (N,), clips that may be adopted at all.
-        earlier: adoptions of earlier rounds; a clip adopted in a fold has left the pool of that fold only.
-        round_number: the round of these votes.
-        seed: of the split.
+        earlier: adoptions that stand; a clip adopted in a fold has left the pool of that fold only.
+        contexts: what the strategy is told, one per fold; ``num_adopted`` is filled in here.
+        how: see ``divide``.
+        seed: of the division.
 
     Returns:
-        This round's adoptions, by fold and clip.
+        This round's adoptions, by fold, clip and learner.
     """
-    num_learners, num_folds = votes_KFNC.shape[:2]
-    adoptions = Adoptions.none()
-    for fold in range(num_folds):
+    num_learners, num_folds, _, num_classes = votes_KFNC.shape
+    adoptions = Adoptions.none(num_classes)
+    for fold, context in zip(range(num_folds), contexts, strict=True):
+        gone = np.unique(earlier.clip[earlier.fold == fold])
         free = pool.copy()
-        free[earlier.clip[earlier.fold == fold]] = False
+        free[gone] = False
         rows = np.flatnonzero(free)
         if not len(rows):
             continue
-        chosen = strategy.select(votes_KFNC[:, fold, rows])
+        chosen = strategy.select(votes_KFNC[:, fold, rows], replace(context, num_adopted=len(gone)))
+        place, learner, times = divide(how, chosen.label, num_learners, [seed, context.round_number, fold])
+        taken = _take(chosen, place)
         adoptions = adoptions.join(
             Adoptions(
-                fold=np.full(len(chosen.clip), fold, dtype=np.int64),
-                clip=rows[chosen.clip],
-                label=chosen.label,
-                agreement=chosen.agreement,
-                confidence=chosen.confidence,
-                learner=split(len(chosen.clip), num_learners, [seed, round_number, fold]),
-                round=np.full(len(chosen.clip), round_number, dtype=np.int64),
+                fold=np.full(len(place), fold, dtype=np.int64),
+                clip=rows[taken.clip],
+                label=taken.label,
+                agreement=taken.agreement,
+                confidence=taken.confidence,
+                target=taken.target,
+                weight=taken.weight * times.astype(np.float32),
+                learner=learner,
+                round=np.full(len(place), context.round_number, dtype=np.int64),
             )
         )
     return adoptions
 
 
-def split(num_clips: int, num_learners: int, seed: int | list[int]) -> NDArray[np.int64]:
-    """The learner of each clip, int64 (num_clips,): at random, subsets of sizes that differ by at most one (P1).
+def divide(
+    how: How, labels: NDArray[np.int64], num_learners: int, seed: Seed
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Who trains on which of n clips, and how often: place of the clip, learner, times drawn; by place, then learner.
 
-    >>> np.bincount(split(10, 4, seed=0)).tolist()
+    - ``even``: at random, subsets of sizes that differ by at most one (P1).
+    - ``stratified``: so too, and of each class.
+    - ``bootstrap``: each learner draws n clips with replacement; a clip drawn twice counts twice.
+    - ``all``: every learner trains on every clip.
+
+    >>> _, learner, _ = divide("even", np.zeros(10, dtype=np.int64), 4, seed=0)
+    >>> np.bincount(learner).tolist()
     [3, 3, 2, 2]
     """
-    return np.random.default_rng(seed).permutation(np.arange(num_clips) % num_learners).astype(np.int64)
+    rng, num_clips = np.random.default_rng(seed), len(labels)
+    if how in {"even", "stratified"}:
+        turn = np.arange(num_clips) % num_learners
+        learner = np.empty(num_clips, dtype=np.int64)
+        if how == "even":
+            learner = rng.permutation(turn)
+        else:
+            learner[np.lexsort((rng.random(num_clips), labels))] = rng.permutation(num_learners)[turn]
+        return np.arange(num_clips), learner, np.ones(num_clips, dtype=np.int64)
+    times_nK = np.ones((num_clips, num_learners), dtype=np.int64)
+    if how == "bootstrap":
+        draws = rng.integers(max(num_clips, 1), size=(num_learners, num_clips))
+        times_nK = np.stack([np.bincount(draw, minlength=num_clips) for draw in draws], axis=1)
+    place, learner = np.nonzero(times_nK)
+    return place, learner, times_nK[place, learner]
+
+
+def _take(chosen: Selection, place: NDArray[np.int64]) -> Selection:
+    return Selection(*(getattr(chosen, field.name)[place] for field in fields(chosen)))

@@ -59,6 +59,16 @@ class Rounds:
             return None
         return {name: files[name] for name in names}
 
+    def copy_learner(self, folder: str, to: str) -> None:
+        """Give a finished learner another folder too; it is finished there when all of it is.
+
+        Raises:
+            FileNotFoundError: it is not finished.
+        """
+        told = json.loads(self.store.read(f"{folder}/{_METRICS}"))
+        files = {name: self.store.read(f"{folder}/{name}") for name in told.pop("sha256")}
+        self.save_learner(to, told.pop("digest"), files, told)
+
     def write_votes(
         self, round_number: int, clip_ids: Sequence[str], class_names: Sequence[str], votes: Mapping[str, NDArray[Any]]
     ) -> None:
@@ -89,7 +99,7 @@ class Rounds:
         class_names: Sequence[str],
         learners: Sequence[str],
     ) -> None:
-        """``selected.parquet``: the clips that this round's votes adopt for the next round, fold by fold."""
+        """``selected.parquet``: the clips that this round's votes adopt for the next, by fold, clip and learner."""
         table = pa.table(
             {
                 "clip_id": pa.array([clip_ids[clip] for clip in adoptions.clip], pa.string()),
@@ -98,6 +108,7 @@ class Rounds:
                 "agreement": adoptions.agreement,
                 "confidence": adoptions.confidence,
                 "learner": pa.array([learners[learner] for learner in adoptions.learner], pa.string()),
+                "weight": adoptions.weight,
             }
         )
         self.store.write(f"{name_of(round_number)}/selected.parquet", _to_parquet(table))
@@ -105,6 +116,10 @@ class Rounds:
     def write_metrics(self, round_number: int, metrics: Mapping[str, Any]) -> None:
         """``metrics.json`` of a round."""
         self.store.write(f"{name_of(round_number)}/{_METRICS}", _to_json(metrics))
+
+    def write_standardised(self, figures: Mapping[str, Any]) -> None:
+        """``standardise/metrics.json``: which way of standardising was chosen, and what each came to."""
+        self.store.write(f"standardise/{_METRICS}", _to_json(figures))
 
 
 def open_rounds(run_dir: Store, digest: str) -> tuple[Rounds, str | None]:

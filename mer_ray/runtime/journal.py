@@ -82,13 +82,13 @@ class Journal:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and the repository's commit."""
+    """Versions (None: not installed), hardware and the repository's commit."""
     return {
         "mer_ray": __version__,
         "git": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: metadata.version(name) for name in _VERSIONS_OF},
+        "versions": {name: _version(name) for name in _VERSIONS_OF},
         "cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -110,6 +110,13 @@ def redact(value: Any) -> Any:  # noqa: ANN401 - a JSON tree
     if isinstance(value, str):
         return _URL_SECRET.sub(rf"\1{_HIDDEN}", _URL_LOGIN.sub(f"{_HIDDEN}@", value))
     return value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git_commit() -> str | None:

@@ -1,5 +1,7 @@
 """The mining loop (P1 section 2.5, P3 section 3.5): fit, vote, guard, select, round after round, on Ray Tune.
 
+Before it, where the config leaves that open, the way to standardise features is chosen by fitting round 0 on each.
+
 A round goes through explicit states, and every state is known by its artifacts in ``rounds/NN``: killed anywhere, the
 same call makes what is missing and comes to the same result.
 
@@ -12,7 +14,7 @@ Shapes: K learners, F folds, N clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +24,22 @@ from mer_ray import registry
 from mer_ray.config import LearnerConfig, MineConfig
 from mer_ray.data.storage import Store
 from mer_ray.errors import LearnerError
-from mer_ray.evaluation.metrics import paired_noise, waf
 from mer_ray.learners import folds as folding
 from mer_ray.learners import spec
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.learner import Predictions
-from mer_ray.rounds import ensemble
 from mer_ray.rounds.ensemble import Ensemble
-from mer_ray.rounds.split import Adoptions, adopt
+from mer_ray.rounds.split import Adoptions
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
+from mer_ray.tune import standardise
+from mer_ray.tune.council import Council, Heard
+from mer_ray.tune.standardise import Way
 from mer_ray.tune.trials import Bench, Trial, run
 
 OnEvent = Callable[..., None]
 OnFit = Callable[[str], None]
+Fit = Callable[[Bench, Sequence[Trial], OnFit], tuple[dict[str, Predictions], dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,12 @@ class Round:
         learner_waf: out-of-fold WAF of each.
         oof_waf: of the mean of their probabilities, on the labelled clips.
         mean: of their votes on every clip.
-        votes: by learner, probabilities (N, C), out of fold for labelled clips, NaN where it abstains.
+        votes: by learner, probabilities (N, C), out of fold for labelled clips, NaN where it abstains; tempered where
+            ``mining.calibrate`` is set.
         weights: by learner, how much each of its features counted, (N, features of the learner).
-        trained_on: the pseudo-labels that it was trained on, of all earlier rounds.
+        temperatures: by learner, what its votes were tempered by in each fold; 1 where they were left as they are.
+        trained_on: the pseudo-labels that it was trained on, of all earlier rounds, or by ``relabel=revisit`` of the
+            round before.
         selected: what its votes adopt for the next round.
         kept: False when the guard dropped it.
         reason: why mining goes on, ends, or drops the round.
@@ -63,6 +70,7 @@ class Round:
     mean: Ensemble
     votes: Mapping[str, NDArray[np.float64]]
     weights: Mapping[str, NDArray[np.float64]]
+    temperatures: Mapping[str, tuple[float, ...]]
     trained_on: Adoptions
     selected: Adoptions
     kept: bool
@@ -75,13 +83,16 @@ class Mined:
 
     Attributes:
         rounds: every round fitted, the dropped one included.
-        final: the ensemble of the last round kept.
+        final: the ensemble of the last round's learners, each one's votes the mean over the rounds that
+            ``mining.rounds_kept`` names.
+        weights: how much each learner of the last round kept counts for clips that are not labelled, summing to 1.
         learners: every learner's config, by name.
         folds: how the labelled clips were held out.
     """
 
     rounds: tuple[Round, ...]
     final: Ensemble
+    weights: Mapping[str, float]
     learners: Mapping[str, LearnerConfig]
     folds: folding.Folds
 
@@ -114,6 +125,7 @@ class Controller:
         run_dir: where ``rounds/`` is.
         on_event: told each change of state: its name and fields.
         on_fit: told the folder of each learner as it is fitted.
+        fit: how learners are fitted, ``trials.run`` unless given.
 
     Raises:
         ConfigError, PluginError: a learner or the strategy is not right.
@@ -126,20 +138,21 @@ class Controller:
         run_dir: Store,
         on_event: OnEvent = lambda kind, **fields: None,
         on_fit: OnFit = lambda folder: None,
+        fit: Fit | None = None,
     ) -> None:
-        self.experiment = experiment
         self.settings = settings
         self.on_event = on_event
         self.on_fit = on_fit
+        self._fit = fit or run
         learners = spec.resolve(settings.learners, experiment.features, settings.fit, len(experiment.class_names))
         self.learners = {learner.name: learner for learner in learners}
         self.strategy = registry.build("mining", settings.mining.strategy, settings.mining.options)
         rows = experiment.labelled
         speakers = [experiment.speakers[row] for row in rows]
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
-        self.held_out = np.full(len(experiment.labels), -1, dtype=np.int64)
-        self.held_out[rows] = self.folds.held_out
-        digest = self._digest()
+        self.council = Council(experiment, self.folds, settings.mining, settings.ensemble)
+        self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
+        digest = self._digest(experiment)
         rounds, moved = open_rounds(run_dir, digest)
         if moved:
             on_event("rounds_moved_aside", to=moved)
@@ -150,14 +163,20 @@ class Controller:
         """The run directory's rounds."""
         return self.bench.rounds
 
+    @property
+    def experiment(self) -> Experiment:
+        """The data, their features standardised once ``mine`` has chosen how."""
+        return self.bench.experiment
+
     def mine(self) -> Mined:
         """Round 0, then rounds of mining until nothing is adopted, the guard stops, or ``mining.rounds`` are done.
 
         Raises:
             LearnerError: a learner failed twice, and ``mining.on_failure`` is ``refuse`` or too few are left.
         """
+        self._standardise()
         done: list[Round] = []
-        trained_on = Adoptions.none()
+        trained_on = self._nothing
         while True:
             number = len(done)
             self.on_event("round_started", round=number, pseudo_labels=len(trained_on))
@@ -166,9 +185,9 @@ class Controller:
             self._record(one)
             if not one.kept or not len(one.selected) or number == self.settings.mining.rounds:
                 break
-            trained_on = trained_on.join(one.selected)
-        last = [one for one in done if one.kept][-1]
-        return Mined(tuple(done), self._combine(last.votes, last.learners), self.learners, self.folds)
+            revisit = self.settings.mining.relabel == "revisit"
+            trained_on = one.selected if revisit else trained_on.join(one.selected)
+        return self._finish(done)
 
     def ablate(self, mined: Mined) -> Ablations:
         """Fit each modality alone on the labelled data, and the last round's learners on shuffled pseudo-labels."""
@@ -177,7 +196,9 @@ class Controller:
         for feature in features:
             by_modality.setdefault(feature.modality, []).append(feature.name)
         trials = [
-            self._trial(f"ablations/only_{modality}", LearnerConfig(name=f"only_{modality}", features=names), None)
+            self._trial(
+                f"ablations/only_{modality}", LearnerConfig(name=f"only_{modality}", features=names), self._nothing
+            )
             for modality, names in by_modality.items()
         ]
         last = mined.last
@@ -186,80 +207,125 @@ class Controller:
             trials += [
                 self._trial(f"ablations/control_{name}", self.learners[name], shuffled) for name in last.learners
             ]
-        predictions, failed = run(self.bench, trials, self.on_fit)
+        predictions, failed = self._fit(self.bench, trials, self.on_fit)
         if failed:
             raise LearnerError(f"ablations: {_tell(failed)}")
         alone = {
-            modality: self._combine({"": self._votes(predictions[f"ablations/only_{modality}"])}, [""]).label
+            modality: self.council.final(
+                {"": self.council.hear(predictions[f"ablations/only_{modality}"]).votes}, [""]
+            ).label
             for modality in by_modality
         }
         control = None
         if len(shuffled):
-            votes = {name: self._votes(predictions[f"ablations/control_{name}"]) for name in last.learners}
-            control = self._combine(votes, last.learners).label
+            votes = {name: self.council.hear(predictions[f"ablations/control_{name}"]).votes for name in last.learners}
+            control = self.council.final(votes, last.learners).label
         return Ablations(alone, control)
+
+    def _standardise(self) -> None:
+        """Choose how, hold the features so, and put the fits that this took where round 0 looks for them.
+
+        The second way is taken where it is better out of fold by more than the noise, paired over folds.
+        """
+        plain, asked = self.bench, self.settings.fit
+        benches = {way: standardise.prepare(plain, way, asked) for way in self.ways}
+        chosen = self.ways[-1]
+        if len(self.ways) == 2:
+            labels = {way: self._try(way, bench) for way, (bench, _) in benches.items()}
+            compared = self.council.compare(labels[chosen], labels["fold"])
+            figures = {"oof_waf": {"fold": compared.baseline, chosen: compared.waf}, "noise": compared.noise}
+            chosen = chosen if compared.gain > compared.noise else "fold"
+            self.rounds.write_standardised({"chosen": chosen, **figures})
+            self.on_event("standardised", chosen=chosen, **figures)
+        self.bench, scaling = benches[chosen]
+        if scaling is not None:
+            self.rounds.store.write(standardise.FILE, scaling.to_bytes())
+        for trial in self._trials(name_of(0), self._nothing) if len(self.ways) == 2 else ():
+            source = replace(trial, folder=f"standardise/{chosen}/{trial.learner.name}")
+            if self.bench.finished(trial) is None and self.bench.finished(source) is not None:
+                self.rounds.copy_learner(source.folder, trial.folder)
+                self.on_fit(trial.folder)
+
+    def _try(self, way: Way, bench: Bench) -> NDArray[np.int64]:
+        """What the mean of all learners fitted on the labelled clips says of every clip, (N,)."""
+        found, failed = self._fit(bench, self._trials(f"standardise/{way}", self._nothing), lambda folder: None)
+        self._refuse(0, failed)
+        heard = {name: self.council.hear(prediction) for name, prediction in _by_learner(found).items()}
+        return self.council.mean({name: heard[name].votes for name in self.learners if name in heard}).label
 
     def _round(self, number: int, trained_on: Adoptions, earlier: Sequence[Round]) -> Round:
         """Fit, vote, guard, select."""
-        folder = name_of(number)
-        trials = [self._trial(f"{folder}/{name}", learner, trained_on) for name, learner in self.learners.items()]
-        predictions, failed = run(self.bench, trials, self.on_fit)
+        predictions, failed = self._fit(self.bench, self._trials(name_of(number), trained_on), self.on_fit)
         self._refuse(number, failed)
-        found = {name: predictions[f"{folder}/{name}"] for name in self.learners if f"{folder}/{name}" in predictions}
-        votes = {name: self._votes(prediction) for name, prediction in found.items()}
-        learner_waf = {name: self._oof_waf(vote.copy()) for name, vote in votes.items()}
+        found = _by_learner(predictions)
+        heard = {name: self.council.hear(found[name]) for name in self.learners if name in found}
+        votes = {name: one.votes for name, one in heard.items()}
+        learner_waf = {name: self.council.oof_waf(vote) for name, vote in votes.items()}
         ranking = sorted(votes, key=lambda name: -learner_waf[name])
-        mean = ensemble.combine("mean", np.stack(list(votes.values())), range(len(votes)), self.experiment.prior)
-        oof_waf = self._waf(mean.label)
+        mean = self.council.mean(votes)
         kept, reason = self._guard(number, mean.label, earlier)
-        selected = Adoptions.none()
+        selected = self._nothing
         if kept and number < self.settings.mining.rounds:
-            selected = self._select(number, found, trained_on)
+            selected = self._select(number, heard, trained_on)
             if not len(selected):
                 reason = "nothing new was adopted: mining ends"
-        weights = {name: prediction.clean(self.held_out)[1] for name, prediction in found.items()}
+        weights = {name: found[name].clean(self.council.held_out)[1] for name in votes}
         return Round(
-            number, tuple(ranking), learner_waf, oof_waf, mean, votes, weights, trained_on, selected, kept, reason
+            number=number,
+            learners=tuple(ranking),
+            learner_waf=learner_waf,
+            oof_waf=self.council.waf(mean.label),
+            mean=mean,
+            votes=votes,
+            weights=weights,
+            temperatures={name: one.temperatures for name, one in heard.items()},
+            trained_on=trained_on,
+            selected=selected,
+            kept=kept,
+            reason=reason,
         )
 
-    def _trial(self, folder: str, learner: LearnerConfig, pseudo: Adoptions | None) -> Trial:
+    def _trials(self, folder: str, pseudo: Adoptions) -> list[Trial]:
+        """Every learner's trial of a round."""
+        return [self._trial(f"{folder}/{name}", learner, pseudo) for name, learner in self.learners.items()]
+
+    def _trial(self, folder: str, learner: LearnerConfig, pseudo: Adoptions) -> Trial:
         """A learner with its training rows per fold: the labelled clips of the other folds and its own adoptions."""
         rows = self.experiment.labelled
         index = list(self.learners).index(learner.name) if learner.name in self.learners else -1
         folds = []
         for fold in range(self.folds.num_folds):
             clip = rows[self.folds.held_out != fold]
-            own = pseudo.of(fold, index) if pseudo is not None else Adoptions.none()
-            folds.append(TrainingRows(clip, self.experiment.labels[clip], own.clip, own.label))
+            own = pseudo.of(fold, index)
+            folds.append(TrainingRows(clip, self.experiment.labels[clip], own.clip, own.target, own.weight))
         return Trial(folder, learner, tuple(folds))
 
-    def _select(self, number: int, found: Mapping[str, Predictions], trained_on: Adoptions) -> Adoptions:
-        votes_KFNC = np.stack([prediction.probabilities_FNC for prediction in found.values()])
-        places = [list(self.learners).index(name) for name in found]
-        chosen = adopt(
-            self.strategy,
-            votes_KFNC,
-            self.experiment.pool,
-            trained_on,
-            round_number=number,
-            seed=self.experiment.seed,
-        )
-        return chosen.with_learners(np.array(places, dtype=np.int64))
+    def _select(self, number: int, heard: Mapping[str, Heard], trained_on: Adoptions) -> Adoptions:
+        standing = self._nothing if self.settings.mining.relabel == "revisit" else trained_on
+        chosen = self.council.select(self.strategy, number, heard, standing)
+        return chosen.with_learners(np.array([list(self.learners).index(name) for name in heard], dtype=np.int64))
 
     def _guard(self, number: int, label: NDArray[np.int64], earlier: Sequence[Round]) -> tuple[bool, str]:
         """Whether the round is kept, and why: out of fold it may fall below the best by what is noise, no more."""
         if not earlier:
             return True, "labelled clips alone"
-        best = max(earlier, key=lambda one: one.oof_waf)
-        rows, mining = self.experiment.labelled, self.settings.mining
-        truth = self.experiment.labels[rows]
-        noise = paired_noise(truth, label[rows], best.mean.label[rows], self.experiment.seed)
-        allowed = max(mining.guard_tolerance, noise)
-        fall = best.oof_waf - self._waf(label)
-        told = f"out-of-fold WAF {self._waf(label):.4f}, best before {best.oof_waf:.4f}"
-        if mining.guard and fall > allowed:
+        mining = self.settings.mining
+        compared = self.council.compare(label, max(earlier, key=lambda one: one.oof_waf).mean.label)
+        allowed = max(mining.guard_tolerance, compared.noise)
+        told = f"out-of-fold WAF {compared.waf:.4f}, best before {compared.baseline:.4f}"
+        if mining.guard and -compared.gain > allowed:
             return False, f"{told}: it fell by more than {allowed:.4f}, mining stops and drops this round"
         return True, f"{told}" + (": the last round asked for" if number == mining.rounds else "")
+
+    def _finish(self, done: Sequence[Round]) -> Mined:
+        """The final ensemble, of the rounds that are to be kept."""
+        kept = [one for one in done if one.kept]
+        used = {"last": kept[-1:], "first_and_last": [kept[0], kept[-1]], "all": kept}[self.settings.mining.rounds_kept]
+        rounds = {one.number: one for one in used}.values()
+        last = kept[-1]
+        said = {name: np.mean([one.votes[name] for one in rounds if name in one.votes], axis=0) for name in last.votes}
+        weights = dict(zip(said, self.council.weights(said)[-1].tolist(), strict=True))
+        return Mined(tuple(done), self.council.final(said, last.learners), weights, self.learners, self.folds)
 
     def _refuse(self, number: int, failed: Mapping[str, str]) -> None:
         if not failed:
@@ -285,8 +351,9 @@ class Controller:
             "round": one.number,
             "oof_waf": one.oof_waf,
             "learners": dict(one.learner_waf),
+            "temperatures": {name: list(by_fold) for name, by_fold in one.temperatures.items()},
             "selected": num_clips(one.selected),
-            "selected_by_fold": np.bincount(one.selected.fold, minlength=self.folds.num_folds).tolist(),
+            "selected_by_fold": one.selected.num_clips_by_fold(self.folds.num_folds),
             "trained_on": num_clips(one.trained_on),
             "kept": one.kept,
             "reason": one.reason,
@@ -294,24 +361,12 @@ class Controller:
         self.rounds.write_metrics(one.number, figures)
         self.on_event("round_done", **{key: figures[key] for key in ("round", "oof_waf", "selected", "kept", "reason")})
 
-    def _votes(self, prediction: Predictions) -> NDArray[np.float64]:
-        return prediction.clean(self.held_out)[0]
+    @property
+    def _nothing(self) -> Adoptions:
+        return Adoptions.none(len(self.experiment.class_names))
 
-    def _combine(self, votes: Mapping[str, NDArray[np.float64]], ranking: Sequence[str]) -> Ensemble:
-        order = [list(votes).index(name) for name in ranking]
-        return ensemble.combine(self.settings.ensemble, np.stack(list(votes.values())), order, self.experiment.prior)
-
-    def _oof_waf(self, votes_NC: NDArray[np.float64]) -> float:
-        """A learner's WAF on the labelled clips; where it abstains it answers with the commonest class."""
-        return self._waf(np.where(np.isnan(votes_NC), self.experiment.prior, votes_NC).argmax(axis=1))
-
-    def _waf(self, label: NDArray[np.int64]) -> float:
-        rows = self.experiment.labelled
-        return waf(self.experiment.labels[rows], label[rows])
-
-    def _digest(self) -> str:
-        """Of what the rounds depend on; how many there are to be does not change those that are made."""
-        experiment = self.experiment
+    def _digest(self, experiment: Experiment) -> str:
+        """Of what the rounds depend on; how many there are to be, or to vote at the end, does not change those made."""
         return configs.digest(
             {
                 "features": experiment.features_digest,
@@ -322,7 +377,7 @@ class Controller:
                 "seed": experiment.seed,
                 "learners": [learner.model_dump(mode="json") for learner in self.learners.values()],
                 "fit": self.settings.fit.model_dump(mode="json"),
-                "mining": self.settings.mining.model_dump(mode="json", exclude={"rounds", "on_failure"}),
+                "mining": self.settings.mining.model_dump(mode="json", exclude={"rounds", "rounds_kept", "on_failure"}),
             }
         )
 
@@ -330,6 +385,11 @@ class Controller:
 def num_clips(adoptions: Adoptions) -> int:
     """How many different clips were adopted, in whatever folds."""
     return len(np.unique(adoptions.clip))
+
+
+def _by_learner(predictions: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """Predictions of one folder's trials by learner."""
+    return {folder.rpartition("/")[2]: prediction for folder, prediction in predictions.items()}
 
 
 def _tell(failed: Mapping[str, str]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import ray
 from ray import tune
 
 from mer_ray import config as configs
@@ -40,7 +43,7 @@ class Trial:
     def digest(self, experiment_digest: str) -> str:
         """Of everything that the fitted learner depends on."""
         rows = [
-            [fold.clip.tolist(), fold.label.tolist(), fold.pseudo_clip.tolist(), fold.pseudo_label.tolist()]
+            [hashlib.sha256(getattr(fold, field.name).tobytes()).hexdigest() for field in fields(fold)]
             for fold in self.folds
         ]
         return configs.digest(
@@ -127,7 +130,9 @@ def _tune(bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None])
     scratch = tempfile.mkdtemp(prefix="mer_ray_tune_")
     try:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trainable, bench=bench, trials=list(trials)), {"cpu": 1}),
+            tune.with_resources(
+                tune.with_parameters(_trainable, bench=bench, trials=list(trials)), _share(len(trials))
+            ),
             param_space={"trial": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
@@ -145,6 +150,12 @@ def _tune(bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None])
         }
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _share(num_trials: int) -> dict[str, float]:
+    """What a trial takes: one CPU, and an even part of the GPUs where there are any."""
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    return {"cpu": 1, "gpu": math.floor(100 * min(1, num_gpus / num_trials)) / 100 or 0.01} if num_gpus else {"cpu": 1}
 
 
 def _cause(error: Exception) -> str:

@@ -1,9 +1,11 @@
 """What every fusion model must hold (fusion/base.py), over every file of the kind."""
 
 import pickle
+from functools import partial
 
 import pytest
 import torch
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from mer_ray import registry
 from mer_ray.errors import ConfigError, ShapeError
@@ -192,6 +194,37 @@ def test_it_learns_a_class_that_only_all_features_tell(name):
         optimizer.step()
     accuracy = (model(features, everything)[0].argmax(1) == labels).float().mean()
     assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("own_clips", [True, False])
+def test_models_of_one_shape_run_as_one_program(name, own_clips):
+    models = [make(name, seed=seed, **STILL) for seed in range(3)]
+    features, present = batch()
+    given = with_absent(features, present, float("nan")), present
+    if own_clips:
+        given = [torch.stack([x, x.roll(1, 0), x.roll(2, 0)]) for x in given[0]], torch.stack([present] * 3)
+        given[1][1], given[1][2] = present.roll(1, 0), present.roll(2, 0)
+    state, _ = stack_module_state(models)
+
+    def run(model, parameters, clips):
+        logits, weights = functional_call(model, parameters, clips)
+        return logits.square().sum(), (logits, weights)
+
+    def together(model):
+        both = vmap(
+            grad(partial(run, model), has_aux=True), in_dims=(0, 0 if own_clips else None), randomness="different"
+        )
+        return both(state, given)
+
+    gradients, (logits, weights) = together(models[0])
+    for number, model in enumerate(models):
+        expected = model(*(([x[number] for x in given[0]], given[1][number]) if own_clips else given))
+        torch.testing.assert_close((logits[number], weights[number]), expected)
+        expected[0].square().sum().backward()
+        for path, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[path][number], parameter.grad)
+    _, (_, dropped) = together(make(name, modality_dropout=0.5, dropout=0.5))
+    assert len({((row > 0) & row.isfinite()).numpy().tobytes() for row in dropped}) == 3
 
 
 def test_an_unknown_option_is_refused_by_name(name):

@@ -9,6 +9,7 @@ import pytest
 from mer_ray import registry
 from mer_ray.errors import ConfigError
 
+TYPES = [np.int64, np.int64, np.int64, np.float64, np.float32, np.float32]
 SHAPES = [(4, 60, 6), (1, 12, 2), (3, 40, 3), (5, 1, 4)]
 
 
@@ -26,8 +27,16 @@ def columns(selection):
     return [selection.clip, selection.label, selection.agreement, selection.confidence]
 
 
+def all_columns(selection):
+    return [*columns(selection), selection.target, selection.weight]
+
+
+def select(strategy, votes_KNC, **told):
+    return strategy.select(votes_KNC, made_votes.context(votes_KNC, **told))
+
+
 def same(one, other):
-    return all(a.tobytes() == b.tobytes() for a, b in zip(columns(one), columns(other), strict=True))
+    return all(a.tobytes() == b.tobytes() for a, b in zip(all_columns(one), all_columns(other), strict=True))
 
 
 def agreed(num_clips, num_learners=4, num_classes=3):
@@ -36,17 +45,21 @@ def agreed(num_clips, num_learners=4, num_classes=3):
 
 
 def test_it_adopts_what_all_are_sure_of(strategy):
-    chosen = strategy.select(agreed(9))
+    chosen = select(strategy, agreed(9))
     assert chosen.clip.tolist() == list(range(9))
     assert chosen.label.tolist() == [0, 1, 2] * 3
     assert chosen.agreement.tolist() == [4] * 9
     assert chosen.confidence.tolist() == [1.0] * 9
 
 
-def test_four_aligned_arrays_of_the_promised_types(strategy, votes_KNC):
-    chosen = strategy.select(votes_KNC)
-    assert [column.dtype for column in columns(chosen)] == [np.int64, np.int64, np.int64, np.float64]
-    assert len({len(column) for column in columns(chosen)}) == 1
+def test_aligned_arrays_of_the_promised_types(strategy, votes_KNC):
+    chosen = select(strategy, votes_KNC)
+    assert [column.dtype for column in all_columns(chosen)] == TYPES
+    assert len({len(column) for column in all_columns(chosen)}) == 1
+    assert chosen.target.shape == (len(chosen.clip), votes_KNC.shape[2])
+    np.testing.assert_allclose(chosen.target.sum(axis=1), 1, rtol=1e-6)
+    assert (chosen.target >= 0).all()
+    assert (chosen.weight > 0).all()
     assert (np.diff(chosen.clip) > 0).all()
     assert np.isin(chosen.clip, np.arange(votes_KNC.shape[1])).all()
     assert np.isin(chosen.label, np.arange(votes_KNC.shape[2])).all()
@@ -54,7 +67,8 @@ def test_four_aligned_arrays_of_the_promised_types(strategy, votes_KNC):
 
 def test_agreement_and_confidence_are_what_the_votes_say(strategy):
     votes_KNC = made_votes.random(4, 200, 3, seed=2)
-    chosen = strategy.select(votes_KNC)
+    votes_KNC[:, ::9] = agreed(len(votes_KNC[0, ::9]))
+    chosen = select(strategy, votes_KNC)
     assert len(chosen.clip) > 5
     for clip, label, agreement, confidence in zip(*columns(chosen), strict=True):
         assert agreement == made_votes.classes_of(votes_KNC, clip).count(label)
@@ -64,46 +78,57 @@ def test_agreement_and_confidence_are_what_the_votes_say(strategy):
 def test_it_is_pure(strategy, votes_KNC):
     before = votes_KNC.copy()
     votes_KNC.setflags(write=False)
-    first = strategy.select(votes_KNC)
-    strategy.select(agreed(5))
-    assert same(strategy.select(votes_KNC), first)
-    assert same(type(strategy)(strategy.config).select(votes_KNC), first)
-    assert same(pickle.loads(pickle.dumps(strategy)).select(votes_KNC), first)
+    first = select(strategy, votes_KNC)
+    select(strategy, agreed(5))
+    assert same(select(strategy, votes_KNC), first)
+    assert same(select(type(strategy)(strategy.config), votes_KNC), first)
+    assert same(select(pickle.loads(pickle.dumps(strategy)), votes_KNC), first)
     assert votes_KNC.tobytes() == before.tobytes()
 
 
 def test_the_order_of_the_learners_does_not_matter(strategy, votes_KNC):
-    chosen = strategy.select(votes_KNC)
+    chosen = select(strategy, votes_KNC)
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(votes_KNC))
-        assert same(strategy.select(votes_KNC[order]), chosen)
+        assert same(select(strategy, votes_KNC[order]), chosen)
+
+
+def test_a_learner_that_counts_for_nothing_changes_nothing_but_the_agreement(strategy):
+    votes_KNC = made_votes.random(5, 80, 3, seed=4)
+    votes_KNC[:, ::5] = agreed(16, 5)
+    votes_KNC[4, ::5] = agreed(16, 5)[0, ::-1]
+    four, five = select(strategy, votes_KNC[:4]), select(strategy, votes_KNC, weights=[0.25] * 4 + [0.0])
+    assert len(four.clip) > 5
+    for column in ("clip", "label", "target"):
+        np.testing.assert_array_equal(getattr(four, column), getattr(five, column))
 
 
 def test_float32_votes_are_taken(strategy):
     votes_KNC = made_votes.random(4, 60, 6, seed=3)
-    assert same(strategy.select(votes_KNC.astype(np.float32)), strategy.select(votes_KNC))
+    assert same(select(strategy, votes_KNC.astype(np.float32)), select(strategy, votes_KNC))
 
 
 def test_an_empty_pool_gives_nothing(strategy):
-    chosen = strategy.select(np.empty((4, 0, 6)))
-    assert [column.shape for column in columns(chosen)] == [(0,)] * 4
-    assert [column.dtype for column in columns(chosen)] == [np.int64, np.int64, np.int64, np.float64]
+    chosen = select(strategy, np.empty((4, 0, 6)))
+    assert [len(column) for column in all_columns(chosen)] == [0] * 6
+    assert [column.dtype for column in all_columns(chosen)] == TYPES
+    assert chosen.target.shape == (0, 6)
 
 
 def test_a_clip_on_which_all_abstain_is_not_adopted(strategy):
-    assert len(strategy.select(np.full((4, 5, 3), np.nan)).clip) == 0
+    assert len(select(strategy, np.full((4, 5, 3), np.nan)).clip) == 0
     votes_KNC = agreed(6)
     votes_KNC[:, [1, 4]] = np.nan
-    assert strategy.select(votes_KNC).clip.tolist() == [0, 2, 3, 5]
+    assert select(strategy, votes_KNC).clip.tolist() == [0, 2, 3, 5]
 
 
 def test_who_abstains_is_left_out_of_agreement_and_confidence(strategy):
-    votes_KNC = np.full((4, 3, 3), [0.75, 0.25, 0.0])
+    votes_KNC = np.full((4, 3, 3), [0.875, 0.125, 0.0])
     votes_KNC[2] = np.nan
-    chosen = strategy.select(votes_KNC)
+    chosen = select(strategy, votes_KNC)
     assert chosen.clip.tolist() == [0, 1, 2]
     assert chosen.agreement.tolist() == [3] * 3
-    assert chosen.confidence.tolist() == [0.75] * 3
+    assert chosen.confidence.tolist() == [0.875] * 3
 
 
 def test_an_unknown_option_is_refused_by_name(strategy):

@@ -59,6 +59,13 @@ def test_leave_one_out_is_the_fall_of_the_labels_probability() -> None:
     assert present.tolist() == [[True, True], [True, False]], "the caller's mask is as it was"
 
 
+def test_weights_by_modality_are_the_mean_of_the_learners_that_vote() -> None:
+    weights = [np.array([[0.2, 0.3, 0.5], [np.nan] * 3, [np.nan] * 3]), np.array([[1.0], [1.0], [np.nan]])]
+    found = explain.by_modality(["audio", "video"], weights, [["audio", "video", "audio"], ["video"]])
+    np.testing.assert_allclose(found["audio"], [0.35, 0.0, np.nan])
+    np.testing.assert_allclose(found["video"], [0.65, 1.0, np.nan])
+
+
 def test_contested_clips_come_first() -> None:
     sure, split, close = [0.9, 0.1], [0.2, 0.8], [0.51, 0.49]
     votes = np.array([[sure, sure, close], [sure, split, close]])
@@ -75,6 +82,21 @@ def test_a_confident_contradiction_of_a_label_is_suspect() -> None:
     labels = np.array([0, 0, 1, 1, 1, 1])
     assert explain.likely_label_errors(probs, labels, 5).tolist() == [4], "5 contradicts too, but not with confidence"
     assert explain.likely_label_errors(probs, labels, 0).tolist() == []
+    assert explain.likely_label_errors(probs, np.ones(6, int), 5).tolist() == []
+
+
+def test_flipped_labels_are_found_with_a_class_that_nobody_carries() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    probs = rng.dirichlet(np.ones(4), 300) + 2.0 * np.eye(4)[truth]
+    probs /= probs.sum(axis=1, keepdims=True)
+    flipped = np.arange(0, 300, 20)
+    labels = truth.copy()
+    labels[flipped] = (truth[flipped] + 1) % 3
+    found = explain.likely_label_errors(probs, labels, 300)
+    assert len(found) > 5, "about as many as confident learning counts"
+    assert set(found) <= set(flipped)
+    assert (np.diff(probs[found, labels[found]]) >= 0).all(), "the least likely labels first"
 
 
 def test_the_interval_encloses_the_score_and_narrows_with_more_clips() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mer_ray.evaluation import metrics
+from mer_ray.evaluation.page import class_colours
 from mer_ray.evaluation.report import (
     ClipReport,
     Counts,
@@ -22,7 +23,6 @@ from mer_ray.evaluation.report import (
     RoundReport,
     StepTime,
     Vote,
-    class_colours,
     render,
 )
 
@@ -99,6 +99,7 @@ def clips() -> tuple[ClipReport, ...]:
                 ),
                 weights=dict(zip(("audio", "video", "text"), weights.tolist(), strict=True)),
                 without={"audio": 0.31, "video": 0.12, "text": -0.04},
+                nearest=(("demo_0003", label),),
                 transcript=words[i % 3],
                 faces=tuple(face(10 * i + k) for k in range(4)) if i != 4 else (),
                 round_adopted=0 if group == "adopted" else None,
@@ -115,6 +116,7 @@ def sample() -> ReportData:
         RoundReport(
             round=i,
             selected=dict(zip(CLASSES, selected[i], strict=True)),
+            pool=dict(zip(CLASSES, (141 - 9 * i, 96 + 9 * i, 92, 71, 48, 23), strict=True)),
             precision=(0.93, 0.88, 0.80, None)[i],
             oof_waf=oof[i],
             test_waf=test[i],
@@ -137,6 +139,7 @@ def sample() -> ReportData:
         scores=scores(),
         rounds=rounds,
         pool=dict(zip(CLASSES, (141, 96, 92, 71, 48, 23), strict=True)),
+        labelled=dict(zip(CLASSES, (36, 24, 24, 18, 12, 6), strict=True)),
         modalities={"audio": 0.487, "video": 0.553, "text": 0.401},
         control=0.661,
         groups={"speaker_07": (39, 0.72), "speaker_08": (40, 0.79), "speaker_09": (39, 0.84)},
@@ -205,8 +208,9 @@ def test_needs_no_network_and_no_other_script() -> None:
 def test_hostile_text_comes_out_harmless() -> None:
     attack = """</blockquote></script><script>alert(1)</script><img src=x onerror="alert(1)">' " \x00 \ud800"""
     clip = ClipReport(
-        attack, attack, attack, 0.5, attack, None, (Vote(attack, attack, 0.5),), {attack: 1.0}, {attack: 0.1}, attack
-    )
+        attack, attack, attack, 0.5, attack, None, (Vote(attack, attack, 0.5),), {attack: 1.0}, {attack: 0.1},
+        ((attack, attack),), attack,
+    )  # fmt: skip
     data = dataclasses.replace(
         sample(),
         title=attack,
@@ -235,9 +239,21 @@ def test_hostile_text_comes_out_harmless() -> None:
 def test_pictures_tables_and_charts_are_described(page: Page) -> None:
     assert all(image["alt"] for image in page.all("img"))
     assert len(page.all("caption")) == len(page.all("table")) > 4
-    assert len(page.all("svg")) == 7
+    assert len(page.all("svg")) == 9
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     assert page.all("html")[0]["lang"] == "en"
+
+
+def test_drift_is_the_share_of_each_class_round_by_round(page: Page) -> None:
+    drifts = [str(svg["aria-label"]) for svg in page.all("svg") if "Share of each class" in str(svg["aria-label"])]
+    pool, adopted = drifts
+    assert "neutral: 30, 29.9, 28, 26.1, 24.2;" in pool, "the labelled clips' share, then that of every round"
+    assert "surprise: 5, 2.7, 4.6, 0" in adopted, "a round that adopts nothing has no shares"
+
+
+def test_a_refused_round_is_told_with_its_reason_once(page: Page) -> None:
+    assert "Round 3 is not used: The out-of-fold WAF fell by 2.6 points" in page.text
+    assert page.text.count("The out-of-fold WAF fell by 2.6 points") == 1
 
 
 def test_without_optional_parts_it_still_reads() -> None:

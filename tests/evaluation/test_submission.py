@@ -46,6 +46,12 @@ def test_every_clip_that_is_not_for_training_once_joined_by_name():
     assert made.num_fallback == 1
 
 
+def test_a_stand_in_is_named_where_nothing_is_trained_on():
+    assert submission.make(MANIFEST, table(), QUARANTINED, ["u1"], stand_in="worry").submission.endswith(
+        b"u1,worried\n"
+    )
+
+
 def test_the_candidates_give_the_order_and_the_choice(tmp_path):
     (tmp_path / "list.csv").write_text("number,name\n1,u3\n2,t3\n3,u1\n")
     candidates = submission.read_candidates(str(tmp_path / "list.csv"))

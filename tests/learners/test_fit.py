@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from mer_ray import registry
 from mer_ray.config import FitConfig
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.errors import LearnerError
-from mer_ray.learners import fit as fitting
-from mer_ray.learners.fit import fit_fold, inner_split, reproducible
+from mer_ray.learners import training as training_module
+from mer_ray.learners.fit import fit_fold, fit_folds, inner_split, reproducible
+from mer_ray.learners.memory import held
 from mer_ray.learners.model import tensors
 
 FIT = FitConfig(epochs=6, batch_size=16, hidden=12)
@@ -19,10 +22,14 @@ STOPPING = FitConfig(
 )
 
 
-def fit(features, rows, fusion="attention", fit_config=FIT, seed=0, num_classes=3):
+def model_config(features, fusion="attention", hidden=12, num_classes=3):
     dims = tuple(feature.values.shape[1] for feature in features.features)
-    options = {"dims": dims, "num_classes": num_classes, "hidden": fit_config.hidden}
-    return fit_fold(features, rows, fusion, registry.configure("fusion", fusion, options), fit_config, seed)
+    return registry.configure("fusion", fusion, {"dims": dims, "num_classes": num_classes, "hidden": hidden})
+
+
+def fit(features, rows, fusion="attention", fit_config=FIT, seed=0, num_classes=3):
+    config = model_config(features, fusion, fit_config.hidden, num_classes)
+    return fit_fold(features, rows, fusion, config, fit_config, seed)
 
 
 def bits(model):
@@ -140,7 +147,8 @@ def test_pseudo_labelled_clips_are_trained_on(data):
 @pytest.mark.parametrize("num_classes", [3, 5])
 def test_a_class_absent_in_training_keeps_its_column(data, num_classes):
     features, labels, _ = data
-    model = fit(features, training(np.flatnonzero(labels[:60] < 2), labels), num_classes=num_classes)
+    rows = training(np.flatnonzero(labels[:60] < 2), labels, num_classes=num_classes)
+    model = fit(features, rows, num_classes=num_classes)
     seen = np.flatnonzero(features.present.any(axis=1))
     probabilities = predict(model, features.take(seen))
     assert probabilities.shape == (len(seen), num_classes)
@@ -207,16 +215,15 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_do(data):
 
 
 def watch(monkeypatch):
-    """Every inner score that the fit takes, with the model's state then."""
+    """Every inner score that the fit takes, with what was scored."""
     seen = []
-    score = fitting._score
+    score = training_module._score
 
-    def spy(model, inner):
-        result = score(model, inner)
-        seen.append((result, {name: t.numpy().tobytes() for name, t in model.state_dict().items()}, inner.labels))
-        return result
+    def spy(logits, inner):
+        seen.append((score(logits, inner), inner))
+        return seen[-1][0]
 
-    monkeypatch.setattr(fitting, "_score", spy)
+    monkeypatch.setattr(training_module, "_score", spy)
     return seen
 
 
@@ -224,29 +231,31 @@ def test_early_stopping_keeps_the_best_epoch_and_stops_patiently(data, monkeypat
     features, _, rows = data
     seen = watch(monkeypatch)
     model = fit(features, rows, fit_config=STOPPING)
-    scores = [score for score, _, _ in seen]
+    scores = [score for score, _ in seen]
     best = scores.index(max(scores))
     assert len(scores) == best + STOPPING.patience + 1 < STOPPING.epochs
-    assert bits(model.fusion) == seen[best][1]
-    assert bits(model.fusion) != seen[-1][1]
+    inner = seen[0][1]
+    logits, _ = model(*tensors(features.take(inner.clip)))
+    assert training_module._score(logits.detach(), inner) == pytest.approx(max(scores), rel=1e-5)
+    assert scores[-1] != pytest.approx(max(scores), rel=1e-3)
 
 
 def test_what_early_stopping_watches_is_not_trained_on(data, monkeypatch):
     features, _, rows = data
-    parts = []
-    train = fitting._train
+    given = []
+    train = training_module.train
 
-    def spy(model, learnt, inner, fit_config):
-        parts.append([{row.numpy().tobytes() for row in torch.cat(part.features, 1)} for part in (learnt, inner)])
-        train(model, learnt, inner, fit_config)
+    def spy(models, parts, inners, *rest):
+        given.append((set(parts[0].clip.tolist()), set(inners[0].clip.tolist())))
+        train(models, parts, inners, *rest)
 
-    monkeypatch.setattr(fitting, "_train", spy)
+    monkeypatch.setattr(training_module, "train", spy)
     fit(features, rows, fit_config=STOPPING)
-    learnt, inner = parts[0]
-    num_seen = features.present[:60].any(axis=1).sum()
+    learnt, inner = given[0]
+    seen = set(np.flatnonzero(features.present[:60].any(axis=1)).tolist())
     assert learnt.isdisjoint(inner)
-    assert len(learnt) + len(inner) == num_seen
-    assert abs(len(inner) - STOPPING.inner_share * num_seen) < 3
+    assert learnt | inner == seen
+    assert abs(len(inner) - STOPPING.inner_share * len(seen)) < 3
 
 
 def test_the_inner_split_holds_true_labels_alone(data, monkeypatch):
@@ -254,7 +263,7 @@ def test_the_inner_split_holds_true_labels_alone(data, monkeypatch):
     seen = watch(monkeypatch)
     only_two, more = np.flatnonzero(labels[:60] < 2), np.flatnonzero(labels == 2)
     fit(features, training(only_two, labels, more, labels[more]), fit_config=STOPPING)
-    assert set(torch.cat([inner for _, _, inner in seen]).tolist()) == {0, 1}
+    assert set(np.concatenate([inner.target.argmax(axis=1) for _, inner in seen]).tolist()) == {0, 1}
 
 
 def test_a_small_inner_split_is_not_watched(data, monkeypatch):
@@ -263,6 +272,59 @@ def test_a_small_inner_split_is_not_watched(data, monkeypatch):
     fit(features, rows, fit_config=STOPPING.model_copy(update={"inner_least": 30, "epochs": 5}))
     fit(features, rows, fit_config=STOPPING.model_copy(update={"inner_share": 0.0, "epochs": 5}))
     assert seen == []
+
+
+def test_pseudo_labels_count_by_their_weight_and_may_be_soft(data):
+    features, labels, _ = data
+    more = np.arange(60, 90)
+
+    def adopted(change):
+        return change(training(np.arange(60), labels, more, labels[more]))
+
+    hard = bits(fit(features, adopted(lambda rows: rows)))
+    light = adopted(lambda rows: replace(rows, pseudo_weight=rows.pseudo_weight * 0.3))
+    soft = adopted(lambda rows: replace(rows, pseudo_target=(rows.pseudo_target + 0.5) / 2.5))
+    assert (
+        len({hard["fusion.embed.absent"], *(bits(fit(features, r))["fusion.embed.absent"] for r in (light, soft))}) == 3
+    )
+    wrong = training(np.arange(60), labels, more, (labels[more] + 1) % 3, weight=0.0)
+    seen = np.flatnonzero(features.present.all(axis=1))
+    predicted = predict(fit(features, wrong, fit_config=FitConfig(epochs=30, hidden=16)), features.take(seen))
+    assert (predicted.argmax(axis=1) == labels[seen]).mean() > 0.9
+
+
+def test_memory_mapped_features_are_fitted_to_the_same_bits(data, tmp_path):
+    features, _, rows = data
+    mapped = held(features, 0, tmp_path)
+    assert all(isinstance(feature.values, np.memmap) for feature in mapped.features)
+    assert bits(fit(mapped, rows)) == bits(fit(features, rows))
+    assert held(features, 10**6, tmp_path) is features
+
+
+def test_valence_is_learnt_in_its_own_unit_from_clips_that_have_it(data):
+    features, labels, rows = data
+    valence = np.where(np.arange(90) % 5 == 0, np.nan, 4.0 * labels - 2).astype(np.float32)
+    (model,) = fit_folds(
+        features, [rows], "attention", model_config(features), FIT.model_copy(update={"valence": 1.0, "epochs": 60}),
+        [0], valence,
+    )  # fmt: skip
+    held_out = np.arange(60, 90)[features.present[60:].all(axis=1)]
+    with torch.no_grad():
+        values, present = tensors(features.take(held_out))
+        outputs, _ = model.fusion(model.prepare(values), present)
+        logits, _ = model(values, present)
+    assert logits.shape == (len(held_out), 3)
+    assert np.abs(model.valences(outputs).numpy() - (4.0 * labels[held_out] - 2)).mean() < 1.5
+
+
+@pytest.mark.parametrize("change", [{"mixup": 0.4}, {"average": 0.9}, {"balance": "logits"}, {"dtype": "bfloat16"}])
+def test_each_option_acts_and_what_is_fitted_still_tells_the_classes(data, change):
+    features, labels, rows = data
+    settings_ = FitConfig(epochs=30, batch_size=16, hidden=16)
+    model = fit(features, rows, fit_config=settings_.model_copy(update=change))
+    assert bits(model) != bits(fit(features, rows, fit_config=settings_))
+    seen = np.arange(60, 90)[features.present[60:].any(axis=1)]
+    assert (predict(model, features.take(seen)).argmax(axis=1) == labels[seen]).mean() > 0.85
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -282,10 +344,3 @@ def test_the_inner_split_is_a_share_of_each_class_and_never_all_of_it(labels, sh
 def test_the_inner_split_is_drawn_by_the_seed():
     labels = np.zeros(100, dtype=np.int64)
     assert inner_split(labels, 0.2, 1, seed=0).tolist() != inner_split(labels, 0.2, 1, seed=1).tolist()
-
-
-def test_rare_classes_weigh_more_but_less_than_in_proportion():
-    weights = fitting._class_weights(torch.tensor([0] * 16 + [2] * 4), 4)
-    assert weights[2] / weights[0] == pytest.approx(2)
-    assert weights[[1, 3]].tolist() == [0, 0]
-    assert (16 * weights[0] + 4 * weights[2]) / 20 == pytest.approx(1)

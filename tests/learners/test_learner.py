@@ -71,7 +71,7 @@ def test_clips_that_all_abstain_on_alone_and_no_clips_at_all():
 def test_the_prediction_of_a_clip_does_not_depend_on_the_others(monkeypatch):
     features, _ = clips()
     whole = fitted().predict(features)
-    monkeypatch.setattr(learners, "_BATCH", 7)
+    monkeypatch.setattr(learners, "_BLOCK", 7)
     parts = fitted().predict(features)
     np.testing.assert_allclose(parts.probabilities_FNC, whole.probabilities_FNC, rtol=1e-4, atol=1e-6)
     rows = np.array([50, 3, 20])

@@ -6,21 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mer_ray import registry
 from mer_ray.errors import ConfigError
 
 
 def brute_force(votes_KNC, min_agree, min_share, min_probability):
-    num_learners, num_clips, num_classes = votes_KNC.shape
+    num_learners, num_clips = votes_KNC.shape[:2]
     adopted = []
     for clip in range(num_clips):
         said = made_votes.classes_of(votes_KNC, clip)
         if not said:
             continue
         mean = made_votes.mean_of(votes_KNC, clip)
-        most = max(said.count(c) for c in range(num_classes))
-        leading = [c for c in range(num_classes) if said.count(c) == most]
-        label = max(leading, key=lambda c: (mean[c], -c))
+        label, most = made_votes.leading(votes_KNC, clip)
         enough = most >= min(min_agree, num_learners) and Fraction(most, num_learners) >= Fraction(min_share)
         if enough and mean[label] >= min_probability:
             adopted.append((clip, label))
@@ -28,8 +25,7 @@ def brute_force(votes_KNC, min_agree, min_share, min_probability):
 
 
 def select(votes_KNC, **options):
-    chosen = registry.build("mining", "vote", options).select(np.asarray(votes_KNC, dtype=float))
-    return list(zip(chosen.clip.tolist(), chosen.label.tolist(), strict=True))
+    return made_votes.select("vote", votes_KNC, options)
 
 
 def one_clip(*classes, num_classes=3):
@@ -81,6 +77,19 @@ def test_the_least_probability_is_of_the_class_adopted():
     votes = [[[0.5, 0.25, 0.25]]] * 4
     assert select(votes, min_probability=0.5) == [(0, 0)]
     assert select(votes, min_probability=0.51) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "adopted"),
+    [((1, 1, 1, 2), [(0, 1)]), ((1, 1, 2, 1), [(0, 1)]), ((2, 1, 1, 1), []), ((1, 2, None, None), [])],
+)
+def test_three_that_agree_are_not_enough_against_the_one_that_knows_best(said, adopted):
+    assert made_votes.select("vote", one_clip(*said), weights=[0.4, 0.2, 0.2, 0.2]) == adopted
+
+
+def test_the_class_of_more_weight_is_taken_though_fewer_vote_for_it():
+    lax = {"min_agree": 1, "min_share": 0.0}
+    assert made_votes.select("vote", one_clip(2, 1, 1), lax, weights=[0.6, 0.2, 0.2]) == [(0, 2)]
 
 
 @pytest.mark.parametrize("options", [{"min_agree": 0}, {"min_share": 1.5}, {"min_probability": -0.1}])

@@ -113,7 +113,9 @@ def test_every_clip_is_predicted_once_or_quarantined(finished):
         "confidence",
         *(f"prob_{name}" for name in ("neutral", "anger", "happiness")),
     ]
-    assert sorted(table.columns) == sorted([*expected, *votes, *weights, "round"])
+    without = [name.replace("weight", "without") for name in weights]
+    told = [*votes, *weights, *without, "round", "given", "nearest", "nearest_given"]
+    assert sorted(table.columns) == sorted([*expected, *told])
     assert len(votes) == 4
     assert table["clip_id"].is_unique
     assert len(table) == 89
@@ -175,7 +177,7 @@ def test_the_report_says_what_hiding_each_modality_does(finished):
 def test_pseudo_labels_can_be_traced(finished):
     run_dir = finished[0]
     selected = pq.read_table(run_dir / "rounds/00/selected.parquet").to_pandas()
-    assert list(selected.columns) == ["clip_id", "fold", "label", "agreement", "confidence", "learner"]
+    assert list(selected.columns) == ["clip_id", "fold", "label", "agreement", "confidence", "learner", "weight"]
     assert len(selected)
     assert not selected.duplicated(["clip_id", "fold"]).any()
     assert set(selected["clip_id"]) <= {f"c{i:02d}" for i in range(30, 70)}, "a clip that is no pool clip was adopted"

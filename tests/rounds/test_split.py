@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from mer_ray import registry
-from mer_ray.rounds.split import Adoptions, adopt, split
+from mer_ray.mining.base import Context
+from mer_ray.rounds.split import Adoptions, adopt, divide
 
-COLUMNS = ("fold", "clip", "label", "agreement", "confidence", "learner", "round")
+COLUMNS = ("fold", "clip", "label", "agreement", "confidence", "weight", "learner", "round")
 POOL = np.arange(40) >= 10
 
 
@@ -23,15 +24,26 @@ def rows_of(adoptions):
     return list(zip(*(getattr(adoptions, column).tolist() for column in COLUMNS), strict=True))
 
 
-def run(strategy, votes_KFNC, pool=POOL, earlier=None, round_number=2, seed=7):
-    earlier = Adoptions.none() if earlier is None else earlier
-    return adopt(strategy, votes_KFNC, pool, earlier, round_number=round_number, seed=seed)
+def run(strategy, votes_KFNC, pool=POOL, earlier=None, round_number=2, seed=7, how="even"):
+    earlier = Adoptions.none(3) if earlier is None else earlier
+    contexts = [Context.even(4, 3, round_number)] * 3
+    return adopt(strategy, votes_KFNC, pool, earlier, contexts, how=how, seed=seed)
 
 
 def some(fold, clip, label, learner=None):
     zeros = np.zeros(len(fold), dtype=np.int64)
     learner = zeros if learner is None else np.array(learner)
-    return Adoptions(np.array(fold), np.array(clip), np.array(label), zeros + 3, zeros + 0.5, learner, zeros)
+    return Adoptions(
+        fold=np.array(fold),
+        clip=np.array(clip),
+        label=np.array(label),
+        agreement=zeros + 3,
+        confidence=zeros + 0.5,
+        target=np.eye(6, dtype=np.float32)[label],
+        weight=np.ones(len(fold), dtype=np.float32),
+        learner=learner,
+        round=zeros,
+    )
 
 
 def test_each_fold_adopts_what_the_strategy_takes_from_its_own_votes(strategy, votes_KFNC):
@@ -39,10 +51,10 @@ def test_each_fold_adopts_what_the_strategy_takes_from_its_own_votes(strategy, v
     pool_rows = np.flatnonzero(POOL)
     for fold in range(3):
         mine = adopted.where(adopted.fold == fold)
-        chosen = strategy.select(votes_KFNC[:, fold, pool_rows])
+        chosen = strategy.select(votes_KFNC[:, fold, pool_rows], Context.even(4, 3))
         assert len(chosen.clip) > 3
         assert mine.clip.tolist() == pool_rows[chosen.clip].tolist()
-        for column in ("label", "agreement", "confidence"):
+        for column in ("label", "agreement", "confidence", "target", "weight"):
             np.testing.assert_array_equal(getattr(mine, column), getattr(chosen, column))
         assert set(mine.round.tolist()) == {2}
     assert np.isin(adopted.clip, pool_rows).all()
@@ -91,19 +103,54 @@ def test_the_same_seed_adopts_the_same_and_seed_and_round_change_the_split_alone
         assert other.learner.tolist() != first.learner.tolist()
 
 
+LABELS = np.random.default_rng(5).choice(3, 41, p=[0.6, 0.3, 0.1])
+
+
+@pytest.mark.parametrize("how", ["even", "stratified"])
 @pytest.mark.parametrize("num_learners", [1, 2, 4])
 @pytest.mark.parametrize("num_clips", [0, 1, 3, 4, 41])
-def test_split_gives_every_clip_a_learner_evenly_and_at_random(num_clips, num_learners):
-    given = split(num_clips, num_learners, seed=3)
+def test_every_clip_goes_to_one_learner_evenly_and_at_random(num_clips, num_learners, how):
+    labels = LABELS[:num_clips]
+    place, given, times = divide(how, labels, num_learners, 3)
     assert given.dtype == np.int64
-    sizes = np.bincount(given, minlength=num_learners)
-    assert sizes.sum() == num_clips
-    assert len(sizes) == num_learners
-    assert sizes.max() - sizes.min() <= 1
-    assert given.tolist() == split(num_clips, num_learners, seed=3).tolist()
+    assert place.tolist() == list(range(num_clips))
+    assert times.tolist() == [1] * num_clips
+    for rows in [labels >= 0, *(labels == c for c in range(3))] if how == "stratified" else [labels >= 0]:
+        sizes = np.bincount(given[rows], minlength=num_learners)
+        assert sizes.max() - sizes.min() <= 1
+    assert given.tolist() == divide(how, labels, num_learners, 3)[1].tolist()
     if num_clips == 41 and num_learners > 1:
         assert given.tolist() != (np.arange(41) % num_learners).tolist()
-        assert given.tolist() != split(num_clips, num_learners, seed=[3, 1]).tolist()
+        assert given.tolist() != divide(how, labels, num_learners, [3, 1])[1].tolist()
+
+
+def test_a_bootstrap_draws_as_many_clips_as_there_are_with_replacement_for_each_learner():
+    place, learner, times = divide("bootstrap", LABELS, 4, 0)
+    assert list(zip(place, learner, strict=True)) == sorted(set(zip(place, learner, strict=True)))
+    assert [times[learner == k].sum() for k in range(4)] == [41] * 4
+    assert all(0.45 < (learner == k).sum() / 41 < 0.8 for k in range(4)), "about 63% of the clips are drawn"
+    assert len({tuple(place[learner == k]) for k in range(4)}) == 4
+    assert divide("bootstrap", LABELS[:0], 4, 0)[0].tolist() == []
+
+
+def test_a_clip_drawn_twice_counts_twice_and_all_means_all(strategy, votes_KFNC):
+    once = run(strategy, votes_KFNC)
+    drawn, all_ = (run(strategy, votes_KFNC, how=how) for how in ("bootstrap", "all"))
+    assert drawn.weight.max() >= 2
+    for fold in range(3):
+        clips = once.clip[once.fold == fold]
+        assert [drawn.of(fold, k).weight.sum() for k in range(4)] == [len(clips)] * 4
+        assert [all_.of(fold, k).clip.tolist() for k in range(4)] == [clips.tolist()] * 4
+    assert all_.num_clips_by_fold(3) == once.num_clips_by_fold(3)
+    assert set(all_.weighted(0.5).weight.tolist()) == {0.5}
+
+
+def test_a_strategy_is_told_how_many_clips_have_left_the_pool_of_its_fold(votes_KFNC):
+    """By share, half of the 30 clips in all, whatever has been adopted before; of fold 0 alone some had been."""
+    by_share = registry.build("mining", "topk", {"share": 0.5, "share_rounds": 1})
+    sure = np.tile(np.eye(3)[np.arange(40) % 3], (4, 3, 1, 1))
+    earlier = some([0] * 9, list(range(10, 19)), [0] * 9)
+    assert run(by_share, sure, earlier=earlier).num_clips_by_fold(3) == [6, 15, 15]
 
 
 def test_rows_are_joined_and_picked_in_order():
@@ -112,7 +159,7 @@ def test_rows_are_joined_and_picked_in_order():
     assert joined.clip.tolist() == [5, 6, 7]
     assert joined.of(0, 1).clip.tolist() == [7]
     assert joined.of(1, 0).clip.tolist() == []
-    assert rows_of(Adoptions.none().join(joined)) == rows_of(joined)
+    assert rows_of(Adoptions.none(6).join(joined)) == rows_of(joined)
     assert joined.with_learners(np.array([2, 5])).learner.tolist() == [2, 5, 5]
     assert joined.learner.tolist() == [0, 1, 1]
 
@@ -131,3 +178,10 @@ def test_the_shuffled_control_permutes_labels_within_each_fold_alone():
     assert control.label.tolist() == truth.shuffled(seed=4).label.tolist()
     assert control.label.tolist() != truth.shuffled(seed=5).label.tolist()
     assert truth.label[:3].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(control.target.argmax(axis=1), control.label)
+
+
+def test_in_the_control_a_clip_has_one_label_in_all_learners():
+    shared = some([0] * 40, np.repeat(np.arange(20), 2).tolist(), np.repeat(np.arange(20) % 6, 2).tolist(), [0, 1] * 20)
+    control = shared.shuffled(seed=1)
+    assert control.label[::2].tolist() == control.label[1::2].tolist() != shared.label[::2].tolist()

@@ -80,6 +80,13 @@ def test_a_learner_of_another_digest_or_folder_is_not_there(rounds):
     assert load(rounds, folder="01/all") is None
 
 
+def test_a_copied_learner_is_the_same_and_finished(rounds, tmp_path):
+    save(rounds)
+    rounds.copy_learner("00/all", "07/all")
+    assert load(rounds, folder="07/all") == load(rounds)
+    assert tree(tmp_path / "rounds/07/all") == tree(tmp_path / "rounds/00/all")
+
+
 @pytest.mark.parametrize("name", [*FILES, "metrics.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "longer", "binary"])
 def test_a_damaged_learner_is_not_there(rounds, tmp_path, name, damage):
@@ -198,15 +205,33 @@ def test_selected_says_which_fold_and_learner_adopted_what(rounds, tmp_path):
         label=np.array([1, 2]),
         agreement=np.array([3, 4]),
         confidence=np.array([0.75, 0.5]),
+        target=np.eye(3, dtype=np.float32)[[1, 2]],
+        weight=np.array([1.0, 0.5], dtype=np.float32),
         learner=np.array([1, 0]),
         round=np.array([1, 1]),
     )
     rounds.write_selected(1, adoptions, ["a", "b", "c"], CLASSES, ["first", "second"])
-    rounds.write_selected(2, Adoptions.none(), ["a", "b", "c"], CLASSES, ["first", "second"])
+    rounds.write_selected(2, Adoptions.none(3), ["a", "b", "c"], CLASSES, ["first", "second"])
     table = pq.read_table(tmp_path / "rounds/01/selected.parquet")
     assert table.to_pylist() == [
-        {"clip_id": "c", "fold": 0, "label": "joy", "agreement": 3, "confidence": 0.75, "learner": "second"},
-        {"clip_id": "a", "fold": 1, "label": "worry", "agreement": 4, "confidence": 0.5, "learner": "first"},
+        {
+            "clip_id": "c",
+            "fold": 0,
+            "label": "joy",
+            "agreement": 3,
+            "confidence": 0.75,
+            "weight": 1.0,
+            "learner": "second",
+        },
+        {
+            "clip_id": "a",
+            "fold": 1,
+            "label": "worry",
+            "agreement": 4,
+            "confidence": 0.5,
+            "weight": 0.5,
+            "learner": "first",
+        },
     ]
     assert pq.read_schema(tmp_path / "rounds/02/selected.parquet").equals(table.schema), "also when nothing is adopted"
 

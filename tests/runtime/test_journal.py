@@ -4,6 +4,7 @@ import yaml
 
 from mer_ray.config import MineConfig, load
 from mer_ray.data.storage import Store
+from mer_ray.runtime import journal as journal_
 from mer_ray.runtime.journal import Journal, redact
 
 
@@ -17,6 +18,13 @@ def test_a_run_directory_tells_its_config_environment_and_events(tmp_path):
     assert json.loads((tmp_path / "environment.json").read_text())["versions"]["ray"]
     assert [event["event"] for event in journal.events()] == ["run_started", "step_done", "step_done"]
     assert journal.work() == {"audio": {"seconds": 2.0, "clips": 10.0}}
+
+
+def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(journal_, "_VERSIONS_OF", ("numpy", "no-such-library"))
+    versions = journal_.environment()["versions"]
+    assert versions["numpy"]
+    assert versions["no-such-library"] is None
 
 
 def test_a_line_cut_by_a_kill_is_passed_over(tmp_path):

@@ -1,0 +1,211 @@
+"""What mining is worth on real data: a tenth of the labels is kept, the other training clips are the pool.
+
+JSON, under ``sets.<set>.<column>``: ``mean`` and ``std`` of the WAF on the given test clips over the seeds, and
+``values``, one per seed. The columns:
+
+- ``labelled_only``: the learners' ensemble of the kept labels alone;
+- ``mined``: after mining, all as shipped; ``mined_<strategy>``: the same by another selection strategy;
+- ``all_labels``: the learners' ensemble of every training label;
+- ``logistic``, ``self_training``: scikit-learn's logistic regression of the kept labels on all features side by side,
+  standardised by the labelled clips, and its ``SelfTrainingClassifier`` on these;
+- ``logistic_scaled``, ``self_training_scaled``: the same on the inputs that our learners chose out of fold.
+
+Beside them ``gap_closed``, the share of the way from ``labelled_only`` to ``all_labels`` that ``mined`` goes;
+``standardised``, what was chosen, one per seed; ``seconds``, the time of each seed. Every hyper-parameter is the
+shipped default or the job's own; a test clip is looked at once, after all that is chosen is chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from pydantic import Field
+from rich.console import Console
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
+
+from mer_ray import config as configs
+from mer_ray import registry
+from mer_ray.benchmarks import real_sets
+from mer_ray.benchmarks.harness import table
+from mer_ray.benchmarks.real_sets import RealSet
+from mer_ray.config import FitConfig, MineConfig, MiningConfig, RuntimeConfig, Section
+from mer_ray.data.storage import Store
+from mer_ray.errors import ConfigError
+from mer_ray.evaluation.metrics import waf
+from mer_ray.learners.experiment import Experiment
+from mer_ray.learners.learner import Predictions, fit_learner
+from mer_ray.registry import nearest
+from mer_ray.runtime.session import session
+from mer_ray.tune.controller import Controller
+from mer_ray.tune.trials import Bench, Trial
+
+_MOST_STEPS = 1000
+
+
+class Config(Section):
+    """Which sets, and what to mine by."""
+
+    data: str = Field(description="folder of the sets' .npz files, see docs/benchmarks.md")
+    sets: list[str] = Field(list(real_sets.FORMS), min_length=1, description="which of them")
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="draws of the labels that are kept")
+    fraction: float = Field(0.1, gt=0, lt=1, description="share of the training labels that is kept")
+    strategies: list[str] = Field(
+        default_factory=lambda: registry.names("mining"), description="strategies beside the shipped default"
+    )
+    fit: FitConfig = FitConfig()
+    mining: MiningConfig = MiningConfig()
+    ensemble: Literal["mode", "mean"] = MineConfig.model_fields["ensemble"].default
+
+
+def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
+    """Measure every set; prints a table of each as it is done.
+
+    Raises:
+        ConfigError, PluginError: an unknown set or strategy.
+        FeatureFileError: a set's file is missing or damaged.
+    """
+    _check(settings)
+    sets = [real_sets.read(settings.data, name) for name in settings.sets]
+    with session(RuntimeConfig()):
+        yield from measure(sets, settings, console)
+
+
+def measure(sets: Sequence[RealSet], settings: Config, console: Console) -> Iterator[dict[str, Any]]:
+    """The figures, each time with one set more; every draw is a task of Ray, which is running."""
+    task, shared = ray.remote(num_cpus=1)(draw), ray.put(settings)
+    places = {one.name: ray.put(one) for one in sets}
+    found = {name: [task.remote(place, shared, seed) for seed in settings.seeds] for name, place in places.items()}
+    figures: dict[str, Any] = {}
+    for name, draws in found.items():
+        figures[name] = _summary(ray.get(draws))
+        _print(name, figures[name], console)
+        yield {"sets": figures}
+
+
+def _check(settings: Config) -> None:
+    for name in settings.sets:
+        if name not in real_sets.FORMS:
+            known = list(real_sets.FORMS)
+            raise ConfigError(f"sets: no set {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+    for strategy in settings.strategies:
+        registry.find("mining", strategy)
+
+
+@dataclass
+class Draw:
+    """One draw of the labels that are kept: what was scored of it.
+
+    Attributes:
+        waf: test WAF by column.
+        standardised: how the inputs of the learners were standardised.
+        seconds: that all of it took.
+    """
+
+    waf: dict[str, float] = field(default_factory=dict)
+    standardised: str = ""
+    seconds: float = 0.0
+
+
+def draw(one: RealSet, settings: Config, seed: int) -> Draw:
+    """Score every column of one set and seed."""
+    started, drawn, fits = time.monotonic(), Draw(), Fits()
+    rows = np.flatnonzero(one.test)
+
+    def score(label: NDArray[np.int64]) -> float:
+        return waf(one.truth[rows], label[rows])
+
+    def mine(experiment: Experiment, mining: MiningConfig, column: str) -> Controller:
+        job = MineConfig(seed=seed, fit=settings.fit, mining=mining, ensemble=settings.ensemble)
+        with tempfile.TemporaryDirectory() as folder:
+            controller = Controller(experiment, job, Store(folder), fit=fits)
+            drawn.waf[column] = score(controller.mine().final.label)
+        return controller
+
+    shipped, alone = settings.mining, settings.mining.model_copy(update={"rounds": 0})
+    few = one.experiment(settings.fraction, seed)
+    labelled = mine(few, alone, "labelled_only")
+    mine(few, shipped, "mined")
+    for strategy in settings.strategies:
+        options = shipped.options if strategy == shipped.strategy else {}
+        mining = shipped.model_copy(update={"strategy": strategy, "options": options})
+        mine(few, mining, f"mined_{strategy}")
+    mine(one.experiment(1.0, seed), alone, "all_labels")
+    for suffix, experiment in (("", few), ("_scaled", labelled.experiment)):
+        logistic, self_training = references(experiment)
+        drawn.waf[f"logistic{suffix}"], drawn.waf[f"self_training{suffix}"] = score(logistic), score(self_training)
+    drawn.standardised = "fold" if labelled.experiment is few else labelled.ways[-1]
+    drawn.seconds = time.monotonic() - started
+    return drawn
+
+
+class Fits:
+    """Fits learners one after another in this process; of what several ways of mining begin with, each only once."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Predictions] = {}
+
+    def __call__(
+        self, bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None]
+    ) -> tuple[dict[str, Predictions], dict[str, str]]:
+        """As ``tune.trials.run``; a learner that fails ends the benchmark."""
+        found = {}
+        for trial in trials:
+            found[trial.folder] = self._fit(bench, trial)
+            on_done(trial.folder)
+        return found, {}
+
+    def _fit(self, bench: Bench, trial: Trial) -> Predictions:
+        data, learner = bench.experiment, trial.learner
+        values = [hashlib.sha256(feature.values.tobytes()).hexdigest() for feature in data.features.features]
+        key = trial.digest(configs.digest({"values": values, "fit": bench.fit.model_dump(mode="json")}))
+        if key not in self.made:
+            fitted = fit_learner(data.features, trial.folds, learner, bench.fit, data.class_names, data.seed)
+            self.made[key] = fitted.predict(data.features)
+        return self.made[key]
+
+
+def references(experiment: Experiment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What scikit-learn's logistic regression and its self-training on it say of each clip, int64 (N,) each.
+
+    They read all features side by side, standardised by the labelled clips, every clip having every feature.
+    """
+    values_ND = np.concatenate([feature.values for feature in experiment.features.features], axis=1)
+    labels, seen = experiment.labels, (experiment.labels >= 0) | experiment.pool
+    scaled_ND = StandardScaler().fit(values_ND[experiment.labelled]).transform(values_ND)
+    model = LogisticRegression(max_iter=_MOST_STEPS)
+    alone = model.fit(scaled_ND[experiment.labelled], labels[experiment.labelled]).predict(scaled_ND)
+    trained = SelfTrainingClassifier(model).fit(scaled_ND[seen], labels[seen]).predict(scaled_ND)
+    return alone, trained
+
+
+def _summary(draws: Sequence[Draw]) -> dict[str, Any]:
+    """A set's figures of all its draws."""
+    columns: dict[str, Any] = {}
+    for column in draws[0].waf:
+        values = [draw.waf[column] for draw in draws]
+        columns[column] = {"mean": float(np.mean(values)), "std": float(np.std(values)), "values": values}
+    least, most = columns["labelled_only"]["mean"], columns["all_labels"]["mean"]
+    return {
+        **columns,
+        "gap_closed": (columns["mined"]["mean"] - least) / (most - least) if most > least else None,
+        "standardised": [draw.standardised for draw in draws],
+        "seconds": [draw.seconds for draw in draws],
+    }
+
+
+def _print(name: str, figures: dict[str, Any], console: Console) -> None:
+    columns = {column: values for column, values in figures.items() if isinstance(values, dict)}
+    rows = [[column, values["mean"], values["std"]] for column, values in columns.items()]
+    closed = figures["gap_closed"]
+    told = "no gap to all labels" if closed is None else f"mining closes {closed:.0%} of the gap to all labels"
+    table(console, f"{name}: test WAF; {told}", ["column", "mean", "std"], rows)

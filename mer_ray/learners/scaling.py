@@ -1,0 +1,267 @@
+"""Standardise features by who speaks: per speaker, or per group of similar voices where speakers are not known.
+
+All of a speaker's clips count, labelled or not. A speaker of few clips is shrunk towards the whole: the mean towards
+that of all clips, the variance towards that within speakers. A clip of no known group is standardised by the whole.
+
+Shapes: N clips, D width of a feature, G groups (speakers or voices), and one more, the last, for clips of none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.errors import CorruptPartError, FeatureFileError
+from mer_ray.learners.voices import Voices
+
+_CLIP = 10.0
+"""Standardised values are held to this many standard deviations, so that float16 holds them too."""
+_BLOCK = 4096
+
+How = Literal["speaker", "voices"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Statistics of groups of clips that can be joined (Chan, Golub and LeVeque 1983).
+
+    Attributes:
+        count: float64 (G, 1), clips of each group that have the feature.
+        mean: float64 (G, D), 0 where there is none.
+        square: float64 (G, D), summed squares of the deviations from ``mean``.
+    """
+
+    count: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    square: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values_ND: NDArray[np.floating], group_N: NDArray[np.int64], num_groups: int) -> Moments:
+        """Measure groups; rows of ``group_N`` below 0 are not read."""
+        count_G1 = np.bincount(group_N[group_N >= 0], minlength=num_groups)[:, None].astype(np.float64)
+        mean_GD = np.zeros((num_groups, values_ND.shape[1]))
+        for group, block in _pieces(group_N):
+            mean_GD[group] += values_ND[block].sum(axis=0, dtype=np.float64)
+        mean_GD /= np.maximum(count_G1, 1)
+        square_GD = np.zeros_like(mean_GD)
+        for group, block in _pieces(group_N):
+            square_GD[group] += ((values_ND[block] - mean_GD[group]) ** 2).sum(axis=0)
+        return cls(count_G1, mean_GD, square_GD)
+
+    def join(self, other: Moments) -> Moments:
+        """Of the clips of both, group by group."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        apart = other.mean - self.mean
+        square = self.square + other.square + self.count * share * apart**2
+        return Moments(count, self.mean + share * apart, square)
+
+    def merge(self) -> Moments:
+        """Of the clips of all groups as one group."""
+        count = self.count.sum(axis=0, keepdims=True)
+        mean = (self.count * self.mean).sum(axis=0, keepdims=True) / np.maximum(count, 1)
+        square = (self.square + self.count * (self.mean - mean) ** 2).sum(axis=0, keepdims=True)
+        return Moments(count, mean, square)
+
+    def take(self, groups: NDArray[np.int64]) -> Moments:
+        """The groups at ``groups``; an index below 0 gives a group of no clips."""
+        known = (groups >= 0)[:, None]
+        return Moments(*(np.where(known, x[groups], 0.0) for x in (self.count, self.mean, self.square)))
+
+    @property
+    def free(self) -> NDArray[np.float64]:
+        """Degrees of freedom of ``square``, (G, 1)."""
+        return np.maximum(self.count - 1, 0)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is known of speakers or voices, to standardise any clips by.
+
+    Attributes:
+        how: ``speaker`` or ``voices``.
+        shrink: clips of the whole that each group's statistics are mixed with.
+        speakers: the name of each group by ``speaker``; empty by ``voices``.
+        voices: tells the group of a clip by ``voices``.
+        moments: by feature, of each group and of the clips of none.
+        seen: uint64, marks of the clips learnt from, so that none counts twice.
+    """
+
+    how: How
+    shrink: float
+    speakers: tuple[str, ...]
+    voices: Voices | None
+    moments: Mapping[str, Moments]
+    seen: NDArray[np.uint64]
+
+    @classmethod
+    def learn(cls, features: FeatureSet, speakers: Sequence[str | None], how: How, shrink: float, seed: int) -> Scaling:
+        """Measure every speaker or voice.
+
+        Args:
+            features: of all clips, labelled or not; values of absent ones are never read.
+            speakers: of each clip, None where unknown; not read by ``voices``.
+            how: ``speaker``, or ``voices`` for groups of similar clips, whoever speaks.
+            shrink: clips of the whole that each group's statistics are mixed with, at least 0.
+            seed: of the search for voices.
+        """
+        voices = Voices.learn(features, seed) if how == "voices" else None
+        names = _names(speakers) if voices is None else ()
+        group_N = _places(speakers, names) if voices is None else voices.assign(features)
+        num_groups = len(names) if voices is None else voices.num_voices
+        moments = {feature.name: _measure(feature, group_N, num_groups) for feature in features.features}
+        return cls(how, shrink, names, voices, moments, _marks(features.clip_ids))
+
+    def apply(self, features: FeatureSet, speakers: Sequence[str | None]) -> FeatureSet:
+        """Standardise clips, those learnt from or others.
+
+        What is known of a speaker or voice is joined with those of the clips given that were not learnt from; a
+        speaker not heard before is known by the clips given alone.
+
+        Args:
+            features: one or more of those learnt.
+            speakers: of each clip, as in ``learn``.
+
+        Returns:
+            The same features, of the same float type, within ``±10``; rows of absent ones are as they were.
+
+        Raises:
+            FeatureFileError: a feature was not learnt, or had another width.
+        """
+        if self.voices is None:
+            names = _names(speakers)
+            group_N, known_G = _places(speakers, names), _places(names, self.speakers)
+        else:
+            group_N, known_G = self.voices.assign(features), np.arange(self.voices.num_voices)
+        fresh_N = ~np.isin(_marks(features.clip_ids), self.seen)
+        scaled = (self._apply(feature, group_N, known_G, fresh_N) for feature in features.features)
+        return FeatureSet(features.clip_ids, tuple(scaled))
+
+    def _apply(
+        self,
+        feature: Feature,
+        group_N: NDArray[np.int64],
+        known_G: NDArray[np.int64],
+        fresh_N: NDArray[np.bool_],
+    ) -> Feature:
+        learnt = self.moments.get(feature.name)
+        if learnt is None or learnt.mean.shape[1] != feature.values.shape[1]:
+            raise FeatureFileError(
+                f"feature {feature.name}, {feature.values.shape[1]} wide, is not one that was standardised in "
+                f"training: {', '.join(f'{name} ({m.mean.shape[1]} wide)' for name, m in self.moments.items())}"
+            )
+        nobody, num_groups = len(known_G), len(known_G) + 1
+        given = Moments.of(feature.values, np.where(feature.present & fresh_N, group_N, -1), num_groups)
+        shift_GD, scale_GD = _shift_and_scale(learnt, learnt.take(np.append(known_G, -1)).join(given), self.shrink)
+        values, group_N = feature.values.copy(), np.where(group_N < 0, nobody, group_N)
+        present = np.flatnonzero(feature.present)
+        for start in range(0, len(present), _BLOCK):
+            rows = present[start : start + _BLOCK]
+            scaled = (values[rows] - shift_GD[group_N[rows]]) * scale_GD[group_N[rows]]
+            values[rows] = scaled.clip(-_CLIP, _CLIP)
+        return Feature(feature.name, feature.modality, values, feature.present)
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        arrays: dict[str, NDArray[np.generic]] = {"seen": self.seen}
+        for number, one in enumerate(self.moments.values()):
+            arrays |= {f"{number}.count": one.count, f"{number}.mean": one.mean, f"{number}.square": one.square}
+        if self.voices is not None:
+            arrays |= {f"voices.{name}": array for name, array in self.voices.to_arrays().items()}
+        told = {
+            "how": self.how,
+            "shrink": self.shrink,
+            "speakers": self.speakers,
+            "features": list(self.moments),
+            "voices": None if self.voices is None else self.voices.features,
+        }
+        return save_arrays(arrays, {"scaling": json.dumps(told, ensure_ascii=False)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Scaling:
+        """From ``to_bytes``; standardises the same.
+
+        Raises:
+            CorruptPartError: the bytes are truncated or something else.
+        """
+        try:
+            arrays = load_arrays(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            told = json.loads(header["__metadata__"]["scaling"])
+            moments = {
+                name: Moments(*(arrays[f"{number}.{part}"] for part in ("count", "mean", "square")))
+                for number, name in enumerate(told["features"])
+            }
+            voices = None
+            if told["voices"] is not None:
+                own = {name.removeprefix("voices."): x for name, x in arrays.items() if name.startswith("voices.")}
+                voices = Voices.from_arrays(tuple(told["voices"]), own)
+            return cls(told["how"], told["shrink"], tuple(told["speakers"]), voices, moments, arrays["seen"])
+        except (KeyError, ValueError, TypeError, SafetensorError) as error:
+            raise CorruptPartError(
+                f"the statistics of the speakers are damaged ({error}); delete them to make them again"
+            ) from error
+
+
+def _measure(feature: Feature, group_N: NDArray[np.int64], num_groups: int) -> Moments:
+    """Of each group, and of the clips of none as the last."""
+    group_N = np.where(group_N < 0, num_groups, group_N)
+    return Moments.of(feature.values, np.where(feature.present, group_N, -1), num_groups + 1)
+
+
+def _shift_and_scale(
+    learnt: Moments, groups: Moments, shrink: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is taken from each group's values and what they are then multiplied by, both (G, D).
+
+    The last group is standardised by the whole of ``learnt``. A column is silenced where it is constant.
+    """
+    whole = learnt.merge()
+    variance_1D = whole.square / np.maximum(whole.count, 1)
+    free = learnt.free.sum()
+    within_1D = learnt.square.sum(axis=0, keepdims=True) / free if free else variance_1D
+    own, both = groups.count, groups.count + shrink
+    share = np.divide(own, both, out=np.zeros_like(both), where=both > 0)
+    mean_GD = whole.mean + share * (groups.mean - whole.mean)
+    free_G1 = groups.free + shrink
+    variance_GD = (groups.square + shrink * within_1D) / np.where(free_G1 > 0, free_G1, 1)
+    variance_GD[free_G1[:, 0] == 0] = within_1D
+    variance_GD[-1] = variance_1D
+    spread_GD = np.sqrt(variance_GD)
+    steady = spread_GD <= 1e-6 * np.abs(whole.mean) + 1e-12
+    return mean_GD, np.divide(1.0, spread_GD, out=np.zeros_like(spread_GD), where=~steady)
+
+
+def _pieces(group_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each group's rows, a block at a time; those below 0 are left out."""
+    order = np.argsort(group_N, kind="stable")
+    groups, starts = np.unique(group_N[order], return_index=True)
+    for group, rows in zip(groups.tolist(), np.split(order, starts[1:]), strict=True):
+        for start in range(0, len(rows) if group >= 0 else 0, _BLOCK):
+            yield group, rows[start : start + _BLOCK]
+
+
+def _names(speakers: Sequence[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({name for name in speakers if name is not None}))
+
+
+def _places(speakers: Sequence[str | None], names: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each speaker in ``names``, -1 where it is not there."""
+    place = {name: number for number, name in enumerate(names)}
+    return np.array([-1 if name is None else place.get(name, -1) for name in speakers], dtype=np.int64)
+
+
+def _marks(clip_ids: Sequence[str]) -> NDArray[np.uint64]:
+    """A number that stands for each clip."""
+    marks = [int.from_bytes(blake2b(clip_id.encode(), digest_size=8).digest(), "little") for clip_id in clip_ids]
+    return np.array(marks, dtype=np.uint64)

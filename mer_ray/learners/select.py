@@ -1,0 +1,65 @@
+"""Which features a learner is given: the best of each modality by what each alone tells (MERBench's top-n fusion).
+
+Shapes: N clips, M features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.evaluation import metrics
+from mer_ray.learners import probe
+from mer_ray.learners.folds import Folds
+
+_PENALTY = 10.0
+
+
+def scores(features: FeatureSet, labels: NDArray[np.int64], folds: Folds, seed: int) -> dict[str, float]:
+    """Out-of-fold WAF of a logistic regression on each feature alone, by the feature's name.
+
+    A clip that lacks the feature is answered with the commonest class of its training part, so that a feature which few
+    clips have is not the best for being right on these.
+
+    Args:
+        features: of all clips, standardised or not.
+        labels: int64 (N,), -1 where not labelled for training.
+        folds: of the labelled clips, in their order; the learners' own, by which these are scored too.
+        seed: of the solver.
+    """
+    rows = np.flatnonzero(labels >= 0).astype(np.int64)
+    labelled = features.take(rows)
+    return {feature.name: _score(feature, labels[rows], folds, seed) for feature in labelled.features}
+
+
+def best(features: FeatureSet, scored: Mapping[str, float], count: int) -> list[str]:
+    """Names of the ``count`` best features of each modality, in the order of ``features``; of two alike the first.
+
+    >>> from mer_ray.data.features import Feature, FeatureSet
+    >>> given = [Feature(n, m, np.zeros((1, 1)), np.ones(1, bool)) for n, m in [("a", "x"), ("b", "x"), ("c", "y")]]
+    >>> best(FeatureSet(("clip",), tuple(given)), {"a": 0.4, "b": 0.5, "c": 0.3}, 1)
+    ['b', 'c']
+    """
+    by_modality: dict[str, list[str]] = {}
+    for feature in features.features:
+        by_modality.setdefault(feature.modality, []).append(feature.name)
+    ranked = (sorted(names, key=lambda name: -scored[name])[:count] for names in by_modality.values())
+    chosen = {name for names in ranked for name in names}
+    return [feature.name for feature in features.features if feature.name in chosen]
+
+
+def _score(feature: Feature, labels: NDArray[np.int64], folds: Folds, seed: int) -> float:
+    predicted = np.empty_like(labels)
+    for fold in range(folds.num_folds):
+        test = folds.held_out == fold
+        predicted[test] = np.bincount(labels[~test]).argmax()
+        train, asked = ~test & feature.present, test & feature.present
+        if train.any() and asked.any():
+            values = feature.values
+            predicted[asked] = probe.predict(
+                values[train].astype(np.float32), labels[train], values[asked].astype(np.float32), _PENALTY, seed
+            )
+    return metrics.waf(labels, predicted)

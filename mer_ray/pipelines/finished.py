@@ -1,0 +1,183 @@
+"""A finished run, opened again: its settings, and its final ensemble, ready to be asked about any clips.
+
+Shapes: K learners, N clips, M features of a learner, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from mer_ray import registry
+from mer_ray.config import MineConfig
+from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.storage import Store
+from mer_ray.errors import ConfigError, CorruptPartError, FeatureFileError, InputError
+from mer_ray.evaluation import explain
+from mer_ray.learners.learner import Learner, Predictions
+from mer_ray.learners.scaling import Scaling
+from mer_ray.rounds import votes
+from mer_ray.rounds.final import Final
+from mer_ray.rounds.state import name_of
+from mer_ray.types import Split
+
+_FILES = ("model.safetensors", "config.json")
+_SCALING = "scaling.safetensors"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The final ensemble of a run.
+
+    Attributes:
+        final: who votes, and how the votes are combined.
+        learners: by voter, the learner that it was in each of its rounds.
+    """
+
+    final: Final
+    learners: tuple[tuple[Learner, ...], ...]
+
+    def vote(
+        self, place: int, features: FeatureSet, held_out: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the voter at ``place`` says, the mean over its rounds.
+
+        Args:
+            place: of the voter, best first.
+            features: of the clips, standardised as in training.
+            held_out: int64 (N,), the fold that holds out each labelled clip of the run, -1 for all others; default:
+                none is one.
+
+        Returns:
+            Probabilities (N, C) and weights (N, M); NaN rows where it abstains.
+
+        Raises:
+            FeatureFileError: a feature is missing or has another width than in training.
+        """
+        held_out = np.full(len(features.clip_ids), -1, dtype=np.int64) if held_out is None else held_out
+        temperatures = self.final.voters[place].temperatures or [()] * len(self.learners[place])
+        said = [
+            _tempered(learner.predict(features), by_fold).clean(held_out)
+            for learner, by_fold in zip(self.learners[place], temperatures, strict=True)
+        ]
+        probabilities, weights = (np.mean(np.stack(part), axis=0) for part in zip(*said, strict=True))
+        return probabilities, weights
+
+    def by_modality(self, weights: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """``explain.by_modality`` of the voters' weights, in their order."""
+        modality = {feature.name: feature.modality for feature in self.final.features}
+        own = [[modality[name] for name in learners[0].config.features] for learners in self.learners]
+        return explain.by_modality(list(dict.fromkeys(modality.values())), weights, own)
+
+
+def read_settings(run_dir: Store) -> MineConfig:
+    """The settings that a run was made with.
+
+    Raises:
+        ConfigError: there is no run, or not one of ``jobs/mine.py`` as it is here.
+    """
+    place = run_dir.path("config.yaml")
+    try:
+        return MineConfig.model_validate(yaml.safe_load(run_dir.read("config.yaml")))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{place} is not there: {run_dir} is no run; give the run.dir of jobs/mine.py") from error
+    except ValidationError as error:
+        faults = "; ".join(registry.explain(error, MineConfig, ""))
+        raise ConfigError(f"{place} is not of a run of jobs/mine.py of this version: {faults}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{place} is damaged ({error}); give the run's command again to write it anew") from error
+
+
+def read(run_dir: Store) -> Finished:
+    """The final ensemble of a run.
+
+    Raises:
+        InputError: the run is not finished.
+        CorruptPartError: a file of it is damaged or lost.
+    """
+    rounds = run_dir / "rounds"
+    final = Final.read(rounds)
+    learners = tuple(
+        tuple(_learner(rounds, f"{name_of(number)}/{voter.name}") for number in voter.rounds) for voter in final.voters
+    )
+    return Finished(final, learners)
+
+
+def standardise(run_dir: Store, features: FeatureSet, speakers: Sequence[str | None]) -> FeatureSet:
+    """The features as the run's learners were given them: by speaker or voice if the run did so, else as they are.
+
+    Raises:
+        CorruptPartError: what the run knew of its speakers is damaged.
+        FeatureFileError: a feature has another width than in training.
+    """
+    try:
+        scaling = Scaling.from_bytes((run_dir / "rounds").read(_SCALING))
+    except FileNotFoundError:
+        return features
+    return scaling.apply(features, speakers)
+
+
+def check_widths(final: Final, features: Iterable[Feature]) -> None:
+    """Hold features of new clips to those that the run learnt from.
+
+    Raises:
+        FeatureFileError: one has another width.
+    """
+    widths = {feature.name: feature.width for feature in final.features}
+    for feature in features:
+        width = feature.values.shape[1]
+        if feature.present.any() and width != widths[feature.name]:
+            raise FeatureFileError(
+                f"feature {feature.name} is {width} wide and was {widths[feature.name]} in the run; make it by the "
+                "same encoder with the same settings"
+            )
+
+
+def as_learnt(final: Final, given: FeatureSet) -> FeatureSet:
+    """The run's features in its order, of the modalities that they had there; one not given is absent everywhere."""
+    by_name, num_clips = {feature.name: feature for feature in given.features}, len(given.clip_ids)
+    made = []
+    for feature in final.features:
+        absent = Feature("", "", np.zeros((num_clips, feature.width), np.float32), np.zeros(num_clips, dtype=bool))
+        found = by_name.get(feature.name, absent)
+        made.append(replace(found, name=feature.name, modality=feature.modality))
+    return FeatureSet(given.clip_ids, tuple(made))
+
+
+def trained_on(run_dir: Store) -> frozenset[str]:
+    """The clips that were labelled for training in a run.
+
+    Raises:
+        InputError: the run is not finished.
+    """
+    try:
+        with run_dir.open("predictions.parquet") as file:
+            table = pq.read_table(file, columns=["clip_id", "split"])
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{run_dir} has no predictions.parquet: give the run's command again and let it end"
+        ) from error
+    return frozenset(table.filter(pc.equal(table["split"], str(Split.TRAIN)))["clip_id"].to_pylist())
+
+
+def _tempered(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:
+    """The same, each fold's by its temperature; as they are when there are none."""
+    folds = zip(predictions.probabilities_FNC, temperatures, strict=False)
+    tempered = [votes.temper(votes_NC, temperature) for votes_NC, temperature in folds]
+    return replace(predictions, probabilities_FNC=np.stack(tempered).astype(np.float32)) if tempered else predictions
+
+
+def _learner(rounds: Store, folder: str) -> Learner:
+    try:
+        return Learner.from_files({name: rounds.read(f"{folder}/{name}") for name in _FILES})
+    except FileNotFoundError as error:
+        raise CorruptPartError(
+            f"{rounds.path(folder)} lacks a file ({error}); give the run's command again to fit the learner anew"
+        ) from error

@@ -1,0 +1,101 @@
+"""``rounds/final.json``: the learners that have the last word, of which rounds, and how their votes make one label.
+
+It is all that a finished run must tell, beside its learners' own files, for other clips to be labelled as its own were.
+
+Shapes: K learners, N clips, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.data.storage import Store
+from mer_ray.errors import CorruptPartError, InputError
+from mer_ray.rounds import ensemble
+from mer_ray.rounds.ensemble import Ensemble
+
+_NAME = "final.json"
+
+
+@dataclass(frozen=True)
+class Voter:
+    """One learner of the final ensemble: its vote is the mean of those that it cast in ``rounds``.
+
+    Attributes:
+        name: the learner's.
+        rounds: at least one.
+        weight: how much it counts beside the others on a clip that is not labelled.
+        temperatures: of each round, what its votes were tempered by, one per fold; empty where they were not.
+    """
+
+    name: str
+    rounds: tuple[int, ...]
+    weight: float
+    temperatures: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A feature that the learners were given."""
+
+    name: str
+    modality: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Final:
+    """The final ensemble.
+
+    Attributes:
+        how: ``mode`` or ``mean``.
+        class_names: C classes, in order.
+        prior: of each class; the answer for a clip on which all abstain.
+        voters: best first by out-of-fold WAF.
+        features: what the learners were given, in order.
+    """
+
+    how: Literal["mode", "mean"]
+    class_names: tuple[str, ...]
+    prior: tuple[float, ...]
+    voters: tuple[Voter, ...]
+    features: tuple[Read, ...]
+
+    def combine(self, votes_KNC: NDArray[np.floating]) -> Ensemble:
+        """One label per clip; ``votes_KNC`` in the order of ``voters``, NaN rows where a learner abstains."""
+        weights_K = np.array([voter.weight for voter in self.voters])
+        return ensemble.combine(self.how, votes_KNC, range(len(self.voters)), np.array(self.prior), weights_K)
+
+    def write(self, rounds: Store) -> None:
+        """Write ``final.json`` into the folder ``rounds/``."""
+        rounds.write(_NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False).encode())
+
+    @classmethod
+    def read(cls, rounds: Store) -> Final:
+        """From ``write``.
+
+        Raises:
+            InputError: the run is not finished.
+            CorruptPartError: the file is damaged.
+        """
+        try:
+            told: dict[str, Any] = json.loads(rounds.read(_NAME))
+            voters = tuple(
+                Voter(one["name"], tuple(one["rounds"]), one["weight"], tuple(map(tuple, one["temperatures"])))
+                for one in told["voters"]
+            )
+            features = tuple(Read(**one) for one in told["features"])
+            return cls(told["how"], tuple(told["class_names"]), tuple(told["prior"]), voters, features)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{rounds.path(_NAME)} is not there: the run is not finished; give its command again and let it end"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptPartError(
+                f"{rounds.path(_NAME)} is damaged ({error}); give the run's command again to write it anew"
+            ) from error

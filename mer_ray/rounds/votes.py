@@ -1,0 +1,162 @@
+"""What the learners' votes are worth, before a strategy or the ensemble sees them: temperature, weights, class shares.
+
+All is learnt from labelled clips out of fold, and for the models of fold f from the clips that the *other* folds hold
+out, so that no label held out of fold f reaches what its models adopt by this way. What is left of dependence: the
+models which answered for those clips were trained on fold f's labels, and so a few numbers per learner were chosen
+among answers that know them; no single label can come back through these.
+
+Shapes: K learners, F folds, N clips, n labelled clips, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from mer_ray.errors import ConfigError
+from mer_ray.mining import base
+
+_LEAST_CLIPS = 20
+_TINY = 1e-7
+_STEPS = 200
+_ADDED_CLIPS = 5.0
+
+
+def calibrate(
+    votes_FNC: NDArray[np.floating],
+    oof_nC: NDArray[np.floating],
+    labels_n: NDArray[np.int64],
+    held_out_n: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Temper one learner's votes, each fold's by its own temperature (Guo et al. 2017, section 4.2).
+
+    Args:
+        votes_FNC: probabilities by the model of each fold; NaN rows where the learner abstains.
+        oof_nC: of the labelled clips, by the models that did not see them.
+        labels_n: their classes.
+        held_out_n: the fold that holds each out.
+
+    Returns:
+        The tempered votes, and the temperature of each fold, float64 (F,): of least cross-entropy over the clips that
+        the other folds hold out; 1 where those are fewer than 20.
+    """
+    temperatures_F = np.array(
+        [_temperature(oof_nC[rows], labels_n[rows]) for rows in _others(held_out_n, len(votes_FNC))]
+    )
+    tempered = [temper(votes_NC, t) for votes_NC, t in zip(votes_FNC, temperatures_F.tolist(), strict=True)]
+    return np.stack(tempered).astype(np.float32), temperatures_F
+
+
+def temper(votes: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Probabilities whose logits are divided by ``temperature``; NaN rows stay.
+
+    >>> temper(np.array([[0.8, 0.2]]), 0.5).round(3).tolist()
+    [[0.941, 0.059]]
+    """
+    powers = np.maximum(votes.astype(np.float64), _TINY) ** (1 / temperature)
+    tempered: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return tempered
+
+
+def weigh(
+    oof_KnC: NDArray[np.floating], labels_n: NDArray[np.int64], held_out_n: NDArray[np.int64], num_folds: int
+) -> NDArray[np.float64]:
+    """How much each learner counts, float64 (F + 1, K), rows summing to 1.
+
+    Row f is learnt from the clips that the other folds hold out, the last row from all: it is for clips that no fold
+    holds out.
+
+    Args:
+        oof_KnC: of the labelled clips, by models that did not see them; NaN where a learner abstains.
+        labels_n: their classes.
+        held_out_n: the fold that holds each out.
+        num_folds: F.
+    """
+    parts = [*_others(held_out_n, num_folds), np.ones(len(labels_n), dtype=bool)]
+    return np.stack([mixture(oof_KnC[:, rows], labels_n[rows]) for rows in parts])
+
+
+def mixture(votes_KnC: NDArray[np.floating], labels_n: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights (K,) of the weighted mean of votes under which the true classes are likeliest (Smyth and Wolpert 1999).
+
+    Found by expectation maximisation, with 5 clips per learner added that favour none. A learner that only repeats what
+    others say gets little, whatever its own score.
+    """
+    num_learners = len(votes_KnC)
+    right_Kn = np.nan_to_num(votes_KnC[:, np.arange(len(labels_n)), labels_n]).astype(np.float64)
+    right_Kn = right_Kn[:, right_Kn.sum(axis=0) > 0]
+    weights_K = np.full(num_learners, 1 / num_learners)
+    for _ in range(_STEPS):
+        joint_Kn = weights_K[:, None] * right_Kn
+        counts_K = (joint_Kn / joint_Kn.sum(axis=0)).sum(axis=1) + _ADDED_CLIPS
+        weights_K = counts_K / counts_K.sum()
+    return weights_K
+
+
+def align_pool(
+    votes_KFNC: NDArray[np.floating], pool: NDArray[np.bool_], prior_FC: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Votes whose mean over the pool moves to the class shares expected, by learner and fold; see ``base.align``."""
+    aligned_KFNC = votes_KFNC.astype(np.float64)
+    for votes_FNC in aligned_KFNC:
+        for votes_NC, prior_C in zip(votes_FNC, prior_FC, strict=True):
+            votes_NC[pool] = base.align(votes_NC[pool], prior_C)
+    return aligned_KFNC
+
+
+def priors(
+    asked: str | Mapping[str, float],
+    labels_n: NDArray[np.int64],
+    held_out_n: NDArray[np.int64],
+    class_names: Sequence[str],
+) -> NDArray[np.float64]:
+    """The class shares that each fold expects of the pool, float64 (F, C), rows summing to 1.
+
+    Args:
+        asked: ``uniform``, shares by class name, or anything else for those of the clips that the fold trains on.
+        labels_n: of the labelled clips.
+        held_out_n: the fold that holds each out.
+        class_names: in order.
+
+    Raises:
+        ConfigError: shares are not of exactly the classes, or none is above 0.
+    """
+    num_folds, num_classes = int(held_out_n.max()) + 1, len(class_names)
+    if isinstance(asked, Mapping):
+        shares_C = np.array([asked.get(name, 0.0) for name in class_names], dtype=np.float64)
+        if set(asked) != set(class_names) or shares_C.min() < 0 or not shares_C.sum():
+            raise ConfigError(
+                f"mining.prior gives shares of {', '.join(asked)}; give one, 0 or more, of each class: "
+                f"{', '.join(class_names)}"
+            )
+        counts_FC = np.tile(shares_C, (num_folds, 1))
+    elif asked == "uniform":
+        counts_FC = np.ones((num_folds, num_classes))
+    else:
+        parts = _others(held_out_n, num_folds)
+        counts_FC = np.stack([np.bincount(labels_n[rows], minlength=num_classes) for rows in parts]).astype(np.float64)
+    shares_FC: NDArray[np.float64] = counts_FC / counts_FC.sum(axis=1, keepdims=True)
+    return shares_FC
+
+
+def _temperature(votes_nC: NDArray[np.floating], labels_n: NDArray[np.int64]) -> float:
+    votes = ~np.isnan(votes_nC).any(axis=1)
+    if votes.sum() < _LEAST_CLIPS:
+        return 1.0
+    probabilities_nC, truth_n = votes_nC[votes], labels_n[votes]
+    rows = np.arange(len(truth_n))
+
+    def surprise(log_temperature: float) -> float:
+        right_n = temper(probabilities_nC, float(np.exp(log_temperature)))[rows, truth_n]
+        return float(-np.log(np.maximum(right_n, _TINY)).mean())
+
+    found = minimize_scalar(surprise, bounds=(-2.0, 2.0), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _others(held_out_n: NDArray[np.int64], num_folds: int) -> Iterator[NDArray[np.bool_]]:
+    """For each fold the labelled clips that the others hold out."""
+    return (held_out_n != fold for fold in range(num_folds))

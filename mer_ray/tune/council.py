@@ -1,0 +1,135 @@
+"""What the learners of an experiment say together: votes heard, weighed, combined, compared and selected from.
+
+Shapes: K learners, F folds, N clips, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_ray.config import MiningConfig
+from mer_ray.evaluation.metrics import waf
+from mer_ray.learners.experiment import Experiment
+from mer_ray.learners.folds import Folds
+from mer_ray.learners.learner import Predictions
+from mer_ray.mining.base import Context, Strategy
+from mer_ray.rounds import ensemble, guard, votes
+from mer_ray.rounds.ensemble import Ensemble
+from mer_ray.rounds.split import Adoptions, adopt
+
+Votes = Mapping[str, NDArray[np.float64]]
+"""By learner, probabilities (N, C): out of fold for labelled clips, NaN where the learner abstains."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One learner's votes as strategies and the ensemble take them.
+
+    Attributes:
+        by_fold: float32 (F, N, C), by the model of each fold.
+        votes: float64 (N, C), out of fold for labelled clips, else the mean over the folds.
+        temperatures: what they were tempered by, of each fold.
+    """
+
+    by_fold: NDArray[np.float32]
+    votes: NDArray[np.float64]
+    temperatures: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Council:
+    """How votes are read; of the experiment everything but the features.
+
+    Attributes:
+        experiment: whose labels, pool and classes.
+        folds: how its labelled clips are held out.
+        mining: calibration, weights, prior, split, relabelling.
+        how: the final ensemble, ``mode`` or ``mean``.
+
+    Raises:
+        ConfigError: ``mining.prior`` does not fit the classes.
+    """
+
+    experiment: Experiment
+    folds: Folds
+    mining: MiningConfig
+    how: Literal["mode", "mean"]
+
+    def __post_init__(self) -> None:
+        self.prior_FC  # noqa: B018 - a bad prior is told at once
+
+    @cached_property
+    def held_out(self) -> NDArray[np.int64]:
+        """The fold that holds a labelled clip out, int64 (N,), -1 for all other clips."""
+        held_out = np.full(len(self.experiment.labels), -1, dtype=np.int64)
+        held_out[self.experiment.labelled] = self.folds.held_out
+        return held_out
+
+    @cached_property
+    def prior_FC(self) -> NDArray[np.float64]:
+        """The class shares that each fold expects of the pool."""
+        return votes.priors(self.mining.prior, self._truth, self.folds.held_out, self.experiment.class_names)
+
+    def hear(self, prediction: Predictions) -> Heard:
+        """A learner's votes, tempered where the config asks for it."""
+        by_fold, temperatures = prediction.probabilities_FNC, np.ones(self.folds.num_folds)
+        if self.mining.calibrate:
+            oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
+            by_fold, temperatures = votes.calibrate(by_fold, oof_nC, self._truth, self.folds.held_out)
+        clean_NC = replace(prediction, probabilities_FNC=by_fold).clean(self.held_out)[0]
+        return Heard(by_fold, clean_NC, tuple(temperatures.tolist()))
+
+    def weights(self, said: Votes) -> NDArray[np.float64]:
+        """How much each learner counts, (F + 1, K): for each fold, and last for clips that no fold holds out."""
+        if not self.mining.weigh_learners:
+            return np.full((self.folds.num_folds + 1, len(said)), 1 / len(said))
+        oof_KnC = np.stack([vote[self.experiment.labelled] for vote in said.values()])
+        return votes.weigh(oof_KnC, self._truth, self.folds.held_out, self.folds.num_folds)
+
+    def mean(self, said: Votes) -> Ensemble:
+        """The mean-probability ensemble."""
+        return self._combine(said, "mean", list(said))
+
+    def final(self, said: Votes, ranking: Sequence[str]) -> Ensemble:
+        """The ensemble that the config asks for; ``ranking`` names the learners, best first."""
+        return self._combine(said, self.how, ranking)
+
+    def select(self, strategy: Strategy, number: int, heard: Mapping[str, Heard], standing: Adoptions) -> Adoptions:
+        """What a round's votes adopt, fold by fold; ``learner`` is the place in ``heard``."""
+        votes_KFNC = np.stack([one.by_fold for one in heard.values()])
+        pool, seed = self.experiment.pool, self.experiment.seed
+        if self.mining.prior != "none":
+            votes_KFNC = votes.align_pool(votes_KFNC, pool, self.prior_FC).astype(np.float32)
+        weights = self.weights({name: one.votes for name, one in heard.items()})
+        contexts = [Context(number, weights[fold], prior_C) for fold, prior_C in enumerate(self.prior_FC)]
+        chosen = adopt(strategy, votes_KFNC, pool, standing, contexts, how=self.mining.split, seed=seed)
+        return chosen.weighted(self.mining.weight)
+
+    def compare(self, label: NDArray[np.int64], other: NDArray[np.int64]) -> guard.Comparison:
+        """Two predictions of all clips, on the labelled ones."""
+        rows = self.experiment.labelled
+        return guard.compare(self._truth, label[rows], other[rows], self.folds.held_out, self.experiment.seed)
+
+    def oof_waf(self, votes_NC: NDArray[np.float64]) -> float:
+        """A learner's WAF on the labelled clips; where it abstains it answers with the commonest class."""
+        return self.waf(np.where(np.isnan(votes_NC), self.experiment.prior, votes_NC).argmax(axis=1))
+
+    def waf(self, label: NDArray[np.int64]) -> float:
+        """WAF of predicted classes (N,) on the labelled clips."""
+        return waf(self._truth, label[self.experiment.labelled])
+
+    @property
+    def _truth(self) -> NDArray[np.int64]:
+        return self.experiment.labels[self.experiment.labelled]
+
+    def _combine(self, said: Votes, how: Literal["mode", "mean"], ranking: Sequence[str]) -> Ensemble:
+        """A labelled clip's votes weigh by what the other folds know of the learners."""
+        order = [list(said).index(name) for name in ranking]
+        weights_KN = self.weights(said)[self.held_out].T
+        return ensemble.combine(how, np.stack(list(said.values())), order, self.experiment.prior, weights_KN)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mer_ray.benchmarks import mining, real_sets
+from mer_ray.config import FitConfig, MiningConfig
+from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.errors import ConfigError
+from mer_ray.learners.experiment import Experiment
+from mer_ray.types import Split
+
+COLUMNS = {"labelled_only", "mined", "mined_vote", "mined_topk", "all_labels"} | {
+    f"{model}{suffix}" for model in ("logistic", "self_training") for suffix in ("", "_scaled")
+}
+
+
+def write_handwritten(folder, num_clips=400, num_classes=3):
+    """A file of the set's form: six weak views of three classes, a quarter of the clips for the test."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(num_clips) % num_classes
+    views = {f"view{i}": rng.normal(size=(num_classes, 8))[truth] + rng.normal(size=(num_clips, 8)) for i in range(6)}
+    split = np.where(rng.random(num_clips) < 0.25, "test", "train")
+    np.savez(folder / "mv_handwritten.npz", label=truth, split=split, **views)
+
+
+@pytest.mark.slow
+def test_every_column_is_measured_and_two_runs_say_the_same(tmp_path, ray_cluster):
+    write_handwritten(tmp_path)
+    settings = mining.Config(
+        data=str(tmp_path),
+        sets=["handwritten"],
+        seeds=[0, 1],
+        strategies=["vote", "topk"],
+        fit=FitConfig(folds=2, epochs=30, hidden=16, learning_rate=1e-2, standardise="fold"),
+        mining=MiningConfig(rounds=1, strategy="vote"),
+    )
+    one = real_sets.read(tmp_path, "handwritten")
+    draw = mining.draw(one, settings, seed=0)
+    assert draw.waf.keys() == COLUMNS
+    assert draw.waf == mining.draw(one, settings, seed=0).waf
+    assert draw.waf["mined"] == draw.waf["mined_vote"]
+    assert draw.waf["all_labels"] > draw.waf["labelled_only"] > 0.6
+    *_, figures = mining.measure([one], settings, Console(quiet=True))
+    found = figures["sets"]["handwritten"]
+    assert found.keys() == COLUMNS | {"gap_closed", "standardised", "seconds"}
+    assert found["mined"]["values"][0] == draw.waf["mined"]
+    assert found["mined"]["mean"] == pytest.approx(np.mean(found["mined"]["values"]))
+    assert found["standardised"] == ["fold", "fold"]
+
+
+def test_the_references_are_taught_by_the_labels_kept_and_the_pool_alone():
+    """A test clip, of whatever values, changes nothing for the others."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(200) % 2
+    values = (rng.normal(size=(200, 3)) + 2 * truth[:, None]).astype(np.float32)
+    labels, pool = np.where(np.arange(200) < 20, truth, -1), (np.arange(200) >= 20) & (np.arange(200) < 150)
+
+    def predict(values):
+        feature = Feature("voice", "audio", values, np.ones(200, dtype=bool))
+        ids = tuple(str(i) for i in range(200))
+        splits = tuple(np.select([labels >= 0, pool], [Split.TRAIN, Split.UNLABELED], Split.TEST))
+        made = Experiment(FeatureSet(ids, (feature,)), labels, splits, (None,) * 200, ("a", "b"), pool, "made", 0)
+        return mining.references(made)
+
+    for one, other in zip(predict(values), predict(np.where(np.arange(200)[:, None] < 150, values, 99.0)), strict=True):
+        assert (one[:150] == truth[:150]).mean() > 0.9
+        np.testing.assert_array_equal(one[:150], other[:150])
+    moved = values.copy()
+    moved[20:150] += 5
+    assert (predict(values)[1] != predict(moved)[1]).any()
+    np.testing.assert_array_equal(predict(values)[0][150:], predict(moved)[0][150:])
+
+
+def test_an_unknown_set_is_named_before_anything_is_read():
+    with pytest.raises(ConfigError, match="no set 'ravdes'; did you mean 'ravdess'"):
+        next(mining.run(mining.Config(data="nowhere", sets=["ravdes"]), Console(quiet=True)))

@@ -1,0 +1,70 @@
+import torch
+
+from mer_ray import registry
+from mer_ray.learners.stack import Average, Stack, load
+
+OPTIONS = {"dims": (5, 3), "num_classes": 3, "hidden": 8, "dropout": 0.5}
+
+
+def models(count=3):
+    torch.manual_seed(0)
+    return [registry.build("fusion", "attention", OPTIONS) for _ in range(count)]
+
+
+def inputs(count=3, same=False):
+    torch.manual_seed(1)
+    features = [torch.randn(1 if same else count, 6, dim).expand(count, 6, dim) for dim in OPTIONS["dims"]]
+    return features, torch.ones(count, 6, 2, dtype=torch.bool)
+
+
+def test_each_model_runs_on_its_own_clips_and_draws_its_own_dropout():
+    made = models()
+    features, present = inputs()
+    outputs = Stack(made, torch.device("cpu"))(features, present, training=False)
+    for g, model in enumerate(made):
+        torch.testing.assert_close(outputs[g], model.eval()([x[g] for x in features], present[g])[0])
+    alike = Stack([made[0]] * 3, torch.device("cpu"))
+    features, present = inputs(same=True)
+    assert torch.allclose(*alike(features, present, training=False)[:2])
+    assert not torch.allclose(*alike(features, present, training=True)[:2])
+
+
+def test_the_models_that_stay_go_on_as_they_would_have():
+    features, present = inputs()
+
+    def fitted(leave):
+        stack = Stack(models(), torch.device("cpu"))
+        optimizer = torch.optim.AdamW(stack.parameters.values(), lr=0.01, fused=True)
+        for step in range(4):
+            left = [0, 1, 2]
+            if leave and step >= 2:
+                left = [0, 2]
+                if step == 2:
+                    stack.keep(torch.tensor(left), optimizer)
+            optimizer.zero_grad()
+            stack([x[left] for x in features], present[left], training=False).square().sum().backward()
+            optimizer.step()
+        return stack.state
+
+    whole, less = fitted(leave=False), fitted(leave=True)
+    for name, tensor in less.items():
+        torch.testing.assert_close(tensor, whole[name][[0, 2]], rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_that_of_a_plain_loop_and_is_loaded():
+    stack = Stack(models(2), torch.device("cpu"))
+    average = Average(stack, 0.8)
+    plain = {name: p.detach().clone() for name, p in stack.parameters.items()}
+    for step in range(1, 60):
+        with torch.no_grad():
+            for parameter in stack.parameters.values():
+                parameter.add_(0.1 * step)
+        average.update()
+        decay = min(0.8, step / (step + 9))
+        plain = {name: decay * plain[name] + (1 - decay) * p.detach() for name, p in stack.parameters.items()}
+    for name, value in plain.items():
+        torch.testing.assert_close(average.state[name], value)
+    (model,) = models(1)
+    load(model, average.state, 1)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, average.state[name][1])

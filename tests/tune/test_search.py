@@ -1,0 +1,149 @@
+"""Searches on real Ray Tune, Optuna and ASHA, of learners small enough for seconds."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import made_experiment as made
+import pytest
+
+from mer_ray.config import TuneConfig
+from mer_ray.data.storage import Store
+from mer_ray.errors import LearnerError, StorageError
+from mer_ray.tune import record, search, space
+from mer_ray.tune.controller import Controller
+
+SPACE = {
+    "fit": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "hidden": {"choices": [4, 16]}},
+    "mining": {"strategy": ["vote", "topk"], "calibrate": None},
+}
+EXPERIMENT, _ = made.make(num_labelled=45, num_pool=60, num_test=0, distance=3.0)
+
+
+def settings(num_trials=5, given=SPACE, **more):
+    base = made.settings(rounds=1).model_dump()
+    base["fit"] |= {"epochs": 6, "folds": 2}
+    base["learners"] = base["learners"][:2]
+    return TuneConfig(
+        **base, search={"num_trials": num_trials, "space": given, "grace_rounds": 0, "reduction": 2, **more}
+    )
+
+
+def run(folder, chosen=None, on_change=lambda trial, step: None):
+    events = []
+    found = search.run(
+        EXPERIMENT,
+        chosen or settings(),
+        Store(str(folder)),
+        lambda kind, **fields: events.append((kind, fields)),
+        on_change,
+    )
+    return found, events
+
+
+def told(trials):
+    """Trials without the time that they took."""
+    return [replace(trial, seconds=0.0) for trial in trials]
+
+
+@pytest.fixture(scope="module")
+def done(ray_cluster, tmp_path_factory):
+    """A search of five trials, one after another."""
+    folder = tmp_path_factory.mktemp("search")
+    return (folder, *run(folder))
+
+
+def test_trials_are_mined_to_their_end_or_stopped_at_a_rung(done):
+    folder, found, events = done
+    assert [trial.number for trial in found.trials] == [0, 1, 2, 3, 4]
+    assert {trial.state for trial in found.trials} == {"done", "stopped"}
+    assert [trial.known for trial in found.trials] == [tuple(range(i)) for i in range(5)]
+    assert found.best.objective == max(trial.objective for trial in found.trials if trial.state == "done")
+    assert record.load(Store(str(folder / "trials"))) == list(found.trials)
+    assert [fields["trial"] for kind, fields in events if kind == "trial_done"] == [0, 1, 2, 3, 4]
+    assert not list(folder.glob("trials/*/rounds")), "learners of trials that have ended fill the disk"
+
+
+def test_a_trial_is_what_mining_with_its_config_comes_to(done, tmp_path):
+    _, found, _ = done
+    chosen = space.apply(settings(), found.best.values)
+    mined = Controller(EXPERIMENT, chosen, Store(str(tmp_path)), fit=search.fit_here).mine()
+    assert [step.oof_waf for step in found.best.steps] == [one.oof_waf for one in mined.rounds]
+    assert found.best.objective == mined.last.oof_waf
+
+
+def kill(number, num_steps):
+    """The search ends when trial ``number`` has been written down with ``num_steps`` steps; None: as ended."""
+
+    def on_change(trial, step):
+        if trial.number == number and (
+            trial.state != "running" if num_steps is None else len(trial.steps) == num_steps
+        ):
+            raise StorageError("the disk is full")
+
+    return on_change
+
+
+def test_a_search_killed_at_any_state_ends_as_an_undisturbed_one(done, tmp_path):
+    for where in ((0, 1), (1, None), (3, 1)):
+        with pytest.raises(StorageError, match="the disk is full"):
+            run(tmp_path, on_change=kill(*where))
+    again, _ = run(tmp_path)
+    assert told(again.trials) == told(done[1].trials)
+
+
+def test_a_finished_search_tries_nothing_and_a_longer_one_goes_on(done, tmp_path):
+    folder, found, _ = done
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    again, events = run(tmp_path)
+    assert again.trials == found.trials
+    assert events == []
+    more, events = run(tmp_path, settings(num_trials=6))
+    assert more.trials[:5] == found.trials
+    assert [fields["trial"] for _, fields in events] == [5]
+    assert more.trials[5].known == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.slow
+def test_what_is_damaged_is_tried_again_and_comes_to_the_same(done, tmp_path):
+    folder, found, _ = done
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "trials/0003/trial.json").write_text("{")
+    again, events = run(tmp_path)
+    assert told(again.trials) == told(found.trials)
+    assert [fields["trial"] for _, fields in events] == [3, 4]
+
+
+@pytest.mark.slow
+def test_several_at_once_try_as_many_and_each_comes_to_what_its_values_do(done, tmp_path):
+    _, found, _ = done
+    several, _ = run(tmp_path, settings(concurrent=2))
+    assert [trial.number for trial in several.trials] == [0, 1, 2, 3, 4]
+    alone = {tuple(trial.values.items()): trial.steps for trial in found.trials}
+    shared = [trial for trial in several.trials if tuple(trial.values.items()) in alone]
+    assert len(shared) >= 2, "the first suggestions are made from nothing"
+    for trial in shared:
+        steps = alone[tuple(trial.values.items())]
+        assert all(one == other for one, other in zip(trial.steps, steps, strict=False))
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_cluster, tmp_path):
+    given = {**SPACE, "fit": {"learning_rate": {"choices": [1e-2, 1e38]}, "hidden": 4}}
+    found, _ = run(tmp_path, settings(num_trials=3, given=given))
+    failed = [trial for trial in found.trials if trial.values["fit.learning_rate"] > 1]
+    assert failed
+    assert all(trial.state == "failed" and "LearnerError" in trial.reason for trial in failed)
+    assert found.best.values["fit.learning_rate"] == 1e-2
+    only = {**SPACE, "fit": {"learning_rate": 1e38, "hidden": 4}}
+    with pytest.raises(LearnerError, match="none of 1 trials came to its end"):
+        run(tmp_path / "none", settings(num_trials=1, given=only))
+
+
+@pytest.mark.slow
+def test_another_space_is_another_search(done, tmp_path):
+    folder: Path = done[0]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(StorageError):
+        run(tmp_path, settings(given={**SPACE, "mining": {"strategy": "vote"}}), kill(0, 1))
+    assert len(list(tmp_path.glob("trials.*/0004/trial.json"))) == 1
