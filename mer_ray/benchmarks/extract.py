@@ -7,8 +7,8 @@ For each encoder, at full size with random weights, on the same clips (DESIGN se
 3. peer: one clip per forward, float32, all hidden states kept, the last four summed, one ``.npy`` per clip.
 
 The three take turns, ``repeats`` times; medians are given. Each is run once before, and starting workers and loading
-models is outside. The pipeline decodes the mp4 files in a step of its own, whose time is part of its, and cuts the
-clips into four batches or more, so that it has something to load while the model works.
+models is outside. The pipeline decodes the mp4 files in a step of its own, whose time is part of its; its batches are
+those of a run, of 64 clips, so that on a GPU it has something to load while the model works.
 
 JSON, under ``encoders.<name>``: ``bare_clips_per_s``, ``pipeline_clips_per_s``, ``peer_clips_per_s``;
 ``pipeline_over_bare`` and ``bare_over_peer`` (medians of the turns' own ratios); ``parity_max_relative_error``, of bare
@@ -48,8 +48,7 @@ from mer_ray.types import SAMPLE_RATE_HZ, Clip
 
 T = TypeVar("T")
 
-_CLIPS = {"cpu": 24, "cuda": 96}
-_BATCHES = 4
+_CLIPS = {"cpu": 24, "cuda": 192}
 _ON_A_CPU = ("hubert-large", "clip-vit-large-patch14", "roberta-large")
 
 
@@ -61,7 +60,7 @@ class Config(Section):
         description="architectures of the encoder plug-ins; default hubert-large, clip-vit-large-patch14 and "
         "roberta-large on a CPU, all that fit on a GPU",
     )
-    clips: int | None = Field(None, ge=1, description="clips of very different lengths; default 24, on a GPU 96")
+    clips: int | None = Field(None, ge=1, description="clips of very different lengths; default 24, on a GPU 192")
     seconds: float = Field(4.8, gt=0.5, description="their mean length")
     frames: int = Field(8, ge=1, description="face frames of a clip")
     repeats: int = Field(3, ge=1, description="turns of each way")
@@ -177,7 +176,6 @@ def configure(plugin: str, name: str, settings: Config, device: str, dtype: str)
     return EncoderConfig(
         plugin=plugin,
         options=options,
-        batch_size=max(1, (settings.clips or _CLIPS[device]) // _BATCHES),
         cpus=1 if on_gpu else torch.get_num_threads(),
         gpus=1 if on_gpu else 0,
     )

@@ -220,12 +220,6 @@ def test_a_model_fits_with_every_copy_as_it_is_built(ways, bytes_per_parameter):
     assert "hubert-base" not in extract.fitting(extract.Config(**ways), 0.99 * needed)
 
 
-@pytest.mark.parametrize(("clips", "batch_size"), [(24, 6), (10, 2), (3, 1), (None, 6)])
-def test_the_pipeline_has_several_batches_to_overlap(clips, batch_size):
-    settings = extract.Config(clips=clips)
-    assert extract.configure("hubert", "hubert-base", settings, "cpu", "float32").batch_size == batch_size
-
-
 def test_memory_is_that_of_all_processes():
     with harness.peak_memory() as memory:
         held = np.ones(30 * 2**20, np.uint8)
