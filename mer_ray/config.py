@@ -155,12 +155,15 @@ class LearnerConfig(Section):
     features: list[str] = Field(min_length=1, description="names of the features it reads")
     fusion: PluginConfig = Field(PluginConfig(name="attention"), description="fusion model")
     seed: int = Field(0, description="added to the job's seed")
+    top: int | None = Field(
+        None, ge=1, description="only so many features of each modality: those that alone tell most, out of fold"
+    )
 
 
 class MiningConfig(Section):
-    rounds: int = Field(5, ge=0, description="most rounds after round 0")
+    rounds: int = Field(3, ge=0, description="most rounds after round 0")
     strategy: str = Field(
-        "vote", description="vote (P1) | topk (P3) | vote_topk | threshold | adaptive | soft | a plug-in of your own"
+        "topk", description="topk (P3) | vote (P1) | vote_topk | threshold | adaptive | soft | a plug-in of your own"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the strategy's Config")
     include_test: bool = Field(False, description="adopt test clips as pseudo-labelled too")
@@ -168,7 +171,7 @@ class MiningConfig(Section):
         "even", description="what a learner trains on: its share (P1) | of each class | a draw with replacement | all"
     )
     relabel: Literal["keep", "revisit"] = Field(
-        "keep", description="earlier pseudo-labels: kept for good | chosen anew each round"
+        "revisit", description="earlier pseudo-labels: kept for good (P1, P3) | chosen anew each round"
     )
     calibrate: bool = Field(False, description="temper each learner's votes by its out-of-fold predictions")
     weigh_learners: bool = Field(False, description="learners count by their out-of-fold score")
@@ -176,7 +179,7 @@ class MiningConfig(Section):
         "none", description="class shares that the pool's votes are aligned to"
     )
     rounds_kept: Literal["last", "first_and_last", "all"] = Field(
-        "last", description="rounds whose votes make the final ensemble"
+        "first_and_last", description="rounds whose votes make the final ensemble"
     )
     weight: float = Field(1.0, gt=0, description="how much a pseudo-labelled clip counts beside a labelled one")
     guard: bool = Field(True, description="stop when the out-of-fold WAF falls beyond its noise, and drop that round")
@@ -197,7 +200,7 @@ class ReportConfig(Section):
 
 class SubmissionConfig(Section):
     format: Literal["mer2024", "mer2023"] = Field(
-        "mer2024", description="mer2024: name,discrete | mer2023: also valence"
+        "mer2024", description="mer2024: name,discrete | mer2023: also valence, by fit.valence"
     )
     candidates: str | None = Field(None, description="CSV with a name column: the clips to submit, in its order")
 

@@ -12,10 +12,10 @@ def fit_here(bench, trials, on_done):
     return {trial.folder: bench.finished(trial) for trial in trials}, {}
 
 
-def finish(experiment, run_dir, ensemble="mode", standardise="fold", **mining):
+def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0, **mining):
     """The ``Run`` of an experiment; its ``rounds/`` are in ``run_dir``."""
     settings = made.settings(**{"rounds": 1, **mining})
-    fit = settings.fit.model_copy(update={"standardise": standardise, "epochs": 8})
+    fit = settings.fit.model_copy(update={"standardise": standardise, "valence": valence, "epochs": 8})
     settings = settings.model_copy(update={"ensemble": ensemble, "fit": fit})
     controller = Controller(experiment, settings, run_dir, fit=fit_here)
     mined = controller.mine()

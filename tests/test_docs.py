@@ -23,6 +23,7 @@ from mer_ray.config import (
 )
 from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError
+from mer_ray.mining.base import Context
 
 ROOT = Path(config.REPOSITORY)
 JOBS = (MineConfig, ExtractConfig, ProbeConfig, TuneConfig, PredictConfig, WhyConfig)
@@ -115,8 +116,8 @@ def test_the_readmes_strategy_keeps_the_contract(tmp_path: Path) -> None:
     sure, other, unsure = [0.9, 0.1], [0.1, 0.9], [0.6, 0.4]
     silent = [np.nan, np.nan]
     votes = np.array([[sure, sure, unsure, other, silent], [sure, other, unsure, silent, silent]])
-    selection = strategy.select(votes)
+    selection = strategy.select(votes, Context.even(2, 2))
     assert selection.clip.tolist() == [0, 3]
     assert selection.label.tolist() == [0, 1]
     assert selection.agreement.tolist() == [2, 1]
-    assert strategy.select(votes[:, :0]).clip.tolist() == []
+    assert strategy.select(votes[:, :0], Context.even(2, 2)).clip.tolist() == []

@@ -28,6 +28,8 @@ from mer_ray.registry import nearest
 from mer_ray.runtime.journal import environment
 
 _SAMPLE_SECONDS = 0.25
+_BETWEEN_SAMPLES = 100
+"""A sample is followed by a pause this many times as long."""
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _MATRIX_TRIES = 8
 
@@ -168,8 +170,10 @@ class Memory:
         self.peak_bytes = max(self.peak_bytes, total)
 
     def _watch(self) -> None:
-        while not self._stop.wait(_SAMPLE_SECONDS):
-            self.sample()
+        spent = 0.0
+        # a sample of processes of several GB takes a tenth of a second, and holds up what they do
+        while not self._stop.wait(max(_SAMPLE_SECONDS, _BETWEEN_SAMPLES * spent)):
+            spent = timed(self.sample)
 
 
 @contextmanager

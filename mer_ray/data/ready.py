@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from mer_ray.data import ready_folder
 from mer_ray.data.features import Feature
 from mer_ray.data.files import identify
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ClipError, ConfigError, FeatureFileError, Reason
 from mer_ray.registry import nearest
@@ -110,14 +111,14 @@ def discover(folder: str, modalities: Mapping[str, str]) -> tuple[ReadyFeature, 
     )
 
 
-def load(ready: ReadyFeature, clip_ids: Sequence[str]) -> Loaded:
-    """Read the vectors and bring them into the order of ``clip_ids``.
+def load(ready: ReadyFeature, clip_ids: Sequence[str], room: Room | None = None) -> Loaded:
+    """Read the vectors into ``room`` (memory, when None) and bring them into the order of ``clip_ids``.
 
     Raises:
         FeatureFileError: the file is damaged, empty, of another form or type, ragged, or has a clip twice.
         StorageError: S3 refused to be read.
     """
-    rows = _Rows(ready, clip_ids)
+    rows = _Rows(ready, clip_ids, room or Room())
     try:
         if ready.path.endswith(".parquet"):
             _read_parquet(ready.path, rows)
@@ -136,6 +137,7 @@ class _Rows:
 
     ready: ReadyFeature
     clip_ids: Sequence[str]
+    room: Room
     values: NDArray[np.floating] | None = None
     quarantine: list[dict[str, str]] = field(default_factory=list)
     num_unknown: int = 0
@@ -158,7 +160,7 @@ class _Rows:
         self._check(clip_ids, vectors_RD)
         if self.values is None:
             kept = np.float16 if vectors_RD.dtype == np.float16 else np.float32
-            self.values = np.zeros((len(self.clip_ids), vectors_RD.shape[1]), kept)
+            self.values = self.room.zeros((len(self.clip_ids), vectors_RD.shape[1]), kept)
         places = np.array([self.place.get(clip_id, -1) for clip_id in clip_ids], np.int64)
         finite = _stays_finite(vectors_RD, self.values.dtype)
         self.num_unknown += int((places < 0).sum())

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_ray.data.features import FeatureSet
+from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.errors import ShapeError
 from mer_ray.types import Split
+
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Experiment:
         if (self.pool & (self.labels >= 0)).any():
             raise ShapeError("experiment: a clip labelled for training is in the pool too")
         for feature in self.features.features:
-            if not np.isfinite(feature.values[feature.present]).all():
+            if not _is_finite(feature):
                 raise ShapeError(f"feature {feature.name}: a present value is NaN or infinite; quarantine its clip")
 
     @property
@@ -71,3 +73,14 @@ class Experiment:
         counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))
         shares: NDArray[np.float64] = counts / counts.sum()
         return shares
+
+    @property
+    def mean_valence(self) -> float | None:
+        """Of the labelled clips; None when no valence is known."""
+        return None if self.valence is None else float(np.nanmean(self.valence))
+
+
+def _is_finite(feature: Feature) -> bool:
+    """Whether all present values are; a block at a time, for features may be larger than the memory."""
+    blocks = (slice(start, start + _BLOCK) for start in range(0, len(feature.present), _BLOCK))
+    return all(np.isfinite(feature.values[block][feature.present[block]]).all() for block in blocks)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -196,12 +197,25 @@ def fit_learner(
     seed: int,
     valence: NDArray[np.float32] | None = None,
 ) -> Learner:
-    """Fit one learner over its folds.
+    """Fit one learner over its folds; see ``fit_learners``."""
+    return fit_learners(features, [folds], [config], fit, class_names, seed, valence)[0]
+
+
+def fit_learners(
+    features: FeatureSet,
+    folds: Sequence[Sequence[TrainingRows]],
+    configs: Sequence[LearnerConfig],
+    fit: FitConfig,
+    class_names: Sequence[str],
+    seed: int,
+    valence: NDArray[np.float32] | None = None,
+) -> list[Learner]:
+    """Fit learners of one shape, which differ in seed and training clips, over all their folds as one batched program.
 
     Args:
-        features: of all clips; the learner's own are taken from it.
-        folds: what each fold trains on.
-        config: the learner.
+        features: of all clips; the learners' own are taken from it.
+        folds: of each learner, what each fold trains on.
+        configs: the learners: of the same features and fusion model.
         fit: epochs and the like.
         class_names: the label space, in order.
         seed: the job's; the learner's own is added to it.
@@ -210,11 +224,16 @@ def fit_learner(
     Raises:
         LearnerError: see ``fit_folds``.
     """
-    own = features.only(config.features)
-    fusion = fusion_config(config, features, fit, len(class_names))
-    seeds = [_seed(seed + config.seed, fold) for fold in range(len(folds))]
-    models = fit_folds(own, folds, config.fusion.name, fusion, fit, seeds, valence)
-    return Learner(config, fusion, tuple(class_names), tuple(models))
+    own = features.only(configs[0].features)
+    fusion = fusion_config(configs[0], features, fit, len(class_names))
+    seeds = [
+        _seed(seed + one.seed, fold) for one, parts in zip(configs, folds, strict=True) for fold in range(len(parts))
+    ]
+    models = iter(fit_folds(own, list(chain(*folds)), configs[0].fusion.name, fusion, fit, seeds, valence))
+    return [
+        Learner(one, fusion, tuple(class_names), tuple(islice(models, len(parts))))
+        for one, parts in zip(configs, folds, strict=True)
+    ]
 
 
 def _seed(seed: int, fold: int) -> int:

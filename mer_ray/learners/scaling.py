@@ -21,6 +21,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.room import Room
 from mer_ray.errors import CorruptPartError, FeatureFileError
 from mer_ray.learners.voices import Voices
 
@@ -122,7 +123,7 @@ class Scaling:
         moments = {feature.name: _measure(feature, group_N, num_groups) for feature in features.features}
         return cls(how, shrink, names, voices, moments, _marks(features.clip_ids))
 
-    def apply(self, features: FeatureSet, speakers: Sequence[str | None]) -> FeatureSet:
+    def apply(self, features: FeatureSet, speakers: Sequence[str | None], room: Room | None = None) -> FeatureSet:
         """Standardise clips, those learnt from or others.
 
         What is known of a speaker or voice is joined with those of the clips given that were not learnt from; a
@@ -131,6 +132,7 @@ class Scaling:
         Args:
             features: one or more of those learnt.
             speakers: of each clip, as in ``learn``.
+            room: where the result goes; memory when None.
 
         Returns:
             The same features, of the same float type, within ``±10``; rows of absent ones are as they were.
@@ -144,7 +146,8 @@ class Scaling:
         else:
             group_N, known_G = self.voices.assign(features), np.arange(self.voices.num_voices)
         fresh_N = ~np.isin(_marks(features.clip_ids), self.seen)
-        scaled = (self._apply(feature, group_N, known_G, fresh_N) for feature in features.features)
+        room = room or Room()
+        scaled = (self._apply(feature, group_N, known_G, fresh_N, room) for feature in features.features)
         return FeatureSet(features.clip_ids, tuple(scaled))
 
     def _apply(
@@ -153,6 +156,7 @@ class Scaling:
         group_N: NDArray[np.int64],
         known_G: NDArray[np.int64],
         fresh_N: NDArray[np.bool_],
+        room: Room,
     ) -> Feature:
         learnt = self.moments.get(feature.name)
         if learnt is None or learnt.mean.shape[1] != feature.values.shape[1]:
@@ -163,7 +167,8 @@ class Scaling:
         nobody, num_groups = len(known_G), len(known_G) + 1
         given = Moments.of(feature.values, np.where(feature.present & fresh_N, group_N, -1), num_groups)
         shift_GD, scale_GD = _shift_and_scale(learnt, learnt.take(np.append(known_G, -1)).join(given), self.shrink)
-        values, group_N = feature.values.copy(), np.where(group_N < 0, nobody, group_N)
+        values = room.copy(feature.values, np.arange(len(group_N)))
+        group_N = np.where(group_N < 0, nobody, group_N)
         present = np.flatnonzero(feature.present)
         for start in range(0, len(present), _BLOCK):
             rows = present[start : start + _BLOCK]

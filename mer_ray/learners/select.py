@@ -5,11 +5,12 @@ Shapes: N clips, M features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_ray.config import LearnerConfig
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.evaluation import metrics
 from mer_ray.learners import probe
@@ -33,6 +34,30 @@ def scores(features: FeatureSet, labels: NDArray[np.int64], folds: Folds, seed: 
     rows = np.flatnonzero(labels >= 0).astype(np.int64)
     labelled = features.take(rows)
     return {feature.name: _score(feature, labels[rows], folds, seed) for feature in labelled.features}
+
+
+def narrow(
+    learners: Sequence[LearnerConfig], features: FeatureSet, labels: NDArray[np.int64], folds: Folds, seed: int
+) -> list[LearnerConfig]:
+    """The learners, those with ``top`` set reading only the best of their features.
+
+    Which ones is chosen once, on all folds: a choice among a few, by labels that each fold's models do not train on.
+
+    Args:
+        learners: their features are among those given.
+        features: see ``scores``, as for the others.
+        labels: int64 (N,).
+        folds: of the labelled clips.
+        seed: of the solver.
+    """
+    asked = {name for learner in learners if learner.top for name in learner.features}
+    scored = scores(features.only(sorted(asked)), labels, folds, seed)
+    return [
+        learner.model_copy(update={"features": best(features.only(learner.features), scored, learner.top)})
+        if learner.top
+        else learner
+        for learner in learners
+    ]
 
 
 def best(features: FeatureSet, scored: Mapping[str, float], count: int) -> list[str]:

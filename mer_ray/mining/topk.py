@@ -10,21 +10,21 @@ from mer_ray.mining import base
 
 
 class Config(base.Config):
-    """How many clips join: ``k`` of each class, or such that rounds come to ``share`` of the pool step by step."""
+    """How many clips join: such that the rounds come to ``share`` of the pool step by step, or ``k`` of each class."""
 
-    k: int = Field(10, ge=1, description="clips adopted of each predicted class (P3: 10)")
-    growth: float = Field(0.0, ge=0, description="k grows by this part of itself each round")
-    share: float = Field(
-        0.0, ge=0, le=1, description="share of the pool that the rounds come to, instead of k; 0: by k"
+    share: float = Field(1.0, gt=0, le=1, description="share of the pool that the rounds come to")
+    share_rounds: int = Field(3, ge=1, description="rounds in which the share is reached, in equal steps")
+    k: int | None = Field(
+        None, ge=1, description="instead of a share, clips adopted of each predicted class every round (P3: 10)"
     )
-    share_rounds: int = Field(5, ge=1, description="rounds in which the share is reached, in equal steps")
+    growth: float = Field(0.0, ge=0, description="k grows by this part of itself each round")
 
 
 class Strategy(base.Strategy):
-    """The ``k`` most confident clips of each predicted class, by the learners' mean probability (P3 section 3.5).
+    """The most confident clips of each predicted class, by the learners' mean probability (P3 section 3.5).
 
-    By ``share`` the classes get places in the shares expected of them. Of equally confident clips the earlier one is
-    taken.
+    The classes get places in the shares expected of them, or ``k`` each, as in P3. Of equally confident clips the
+    earlier one is taken.
     """
 
     config: Config
@@ -51,12 +51,12 @@ def places(config: Config, num_free: int, context: base.Context) -> NDArray[np.i
     [150, 150]
     """
     num_classes = len(context.prior_C)
-    if not config.share:
+    if config.k is not None:
         k = round(config.k * (1 + config.growth * context.round_number))
         return np.full(num_classes, k, dtype=np.int64)
     reached = config.share * min(1.0, (context.round_number + 1) / config.share_rounds)
     wanted = max(0.0, reached * (num_free + context.num_adopted) - context.num_adopted)
-    return np.rint(wanted * context.prior_C).astype(np.int64)
+    return np.ceil(wanted * context.prior_C - 1e-9).astype(np.int64)  # a small pool has places too
 
 
 def surest(

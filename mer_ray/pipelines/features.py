@@ -16,6 +16,7 @@ from mer_ray import config, registry
 from mer_ray.data import ready
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.data.files import stat_inputs
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
 from mer_ray.errors import ConfigError, InputError, PluginError, Reason
@@ -30,6 +31,7 @@ from mer_ray.stages.transcribe import TranscribeStage
 from mer_ray.types import Clip
 
 AUDIO, FACES, TRANSCRIPT = "audio", "faces", "transcript"
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Extraction:
     """What the learners and the report read.
 
     Attributes:
-        features: of every clip of the manifest, in its order; features that no clip has are left out.
+        features: of every clip with a modality left, in the manifest's order; those that no clip has are left out.
         digest: changes when any feature of any clip does.
         made: the tables, by step.
         quarantine: every error, and one ``no_modality`` row for each clip with nothing left and no error.
@@ -138,20 +140,25 @@ def collect(
     clips: Sequence[Clip],
     made: Mapping[str, Made],
     vectors: Iterable[ready.Loaded],
+    room: Room,
 ) -> Extraction:
-    """Bring the encoders' vectors and the user's ready features into the manifest's order, and count what is lost."""
-    ids = tuple(clip.clip_id for clip in clips)
-    loaded = list(vectors)
-    features = []
-    for name, encoder in settings.encoders.items():
-        if name in made:
-            features.append(_feature(name, _modality(encoder), made[name], ids))
-    features.extend(ready_feature.feature for ready_feature in loaded)
-    features = [feature for feature in features if feature.present.any()]
-    anything = np.any([feature.present for feature in features], axis=0) if features else np.zeros(len(ids), bool)
-    lost = frozenset(clip_id for clip_id, left in zip(ids, anything, strict=True) if not left)
+    """Bring the encoders' vectors and the user's ready features into one order, and count what is lost."""
+    ids, loaded = tuple(clip.clip_id for clip in clips), list(vectors)
+    encoded = {name: made[name] for name in settings.encoders if name in made}
+    anything = np.zeros(len(ids), dtype=bool)
+    for table in encoded.values():
+        anything |= [table.refs[clip_id].present for clip_id in ids]
+    for ready_feature in loaded:
+        anything |= ready_feature.feature.present
+    rows = np.flatnonzero(anything)
+    left = tuple(ids[row] for row in rows)
+    features = [
+        *(_feature(name, _modality(settings.encoders[name]), table, left, room) for name, table in encoded.items()),
+        *room.take(FeatureSet(ids, tuple(ready_feature.feature for ready_feature in loaded)), rows).features,
+    ]
+    whole = FeatureSet(left, tuple(feature for feature in features if feature.present.any()))
+    lost = frozenset(ids).difference(left)
     errors = [Quarantined(**row) for ready_feature in loaded for row in ready_feature.quarantine]
-    whole = FeatureSet(ids, tuple(features))
     return Extraction(whole, _digest(whole), made, quarantine(ids, made, lost, errors), lost)
 
 
@@ -260,15 +267,17 @@ def _modality(encoder: config.EncoderConfig) -> str:
     return str(registry.find("encoders", encoder.plugin).Encoder.modality)
 
 
-def _feature(name: str, modality: str, made: Made, ids: Sequence[str]) -> Feature:
+def _feature(name: str, modality: str, made: Made, ids: Sequence[str], room: Room) -> Feature:
     """A table's vectors in the order of ``ids``; zeros stand where ``present`` is False and are never read."""
     refs = [made.refs[clip_id] for clip_id in ids]
     present = np.array([ref.present for ref in refs], dtype=bool)
     dim = made.table.schema.field("vector").type.list_size
-    values = np.zeros((len(ids), dim), np.float32)
-    if present.any():
-        column = made.table.take([ref for ref in refs if ref.present], ["vector"])["vector"].combine_chunks()
-        values[present] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    values = room.zeros((len(ids), dim), np.float32)
+    by_part = sorted(np.flatnonzero(present).tolist(), key=lambda row: refs[row].part)
+    for start in range(0, len(by_part), _ROWS_AT_ONCE):
+        rows = by_part[start : start + _ROWS_AT_ONCE]
+        column = made.table.take([refs[row] for row in rows], ["vector"])["vector"].combine_chunks()
+        values[rows] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
     return Feature(name, modality, values, present)
 
 

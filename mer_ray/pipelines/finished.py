@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from mer_ray import registry
 from mer_ray.config import MineConfig
 from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, CorruptPartError, FeatureFileError, InputError
 from mer_ray.evaluation import explain
@@ -33,6 +34,21 @@ _SCALING = "scaling.safetensors"
 
 
 @dataclass(frozen=True)
+class Said:
+    """What a voter says of clips, NaN where it abstains.
+
+    Attributes:
+        probabilities: float64 (N, C).
+        weights: float64 (N, M), how much each of its features counted.
+        valence: float64 (N,); None where it is not learnt.
+    """
+
+    probabilities: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    valence: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """The final ensemble of a run.
 
@@ -44,9 +60,7 @@ class Finished:
     final: Final
     learners: tuple[tuple[Learner, ...], ...]
 
-    def vote(
-        self, place: int, features: FeatureSet, held_out: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def vote(self, place: int, features: FeatureSet, held_out: NDArray[np.int64] | None = None) -> Said:
         """What the voter at ``place`` says, the mean over its rounds.
 
         Args:
@@ -55,20 +69,22 @@ class Finished:
             held_out: int64 (N,), the fold that holds out each labelled clip of the run, -1 for all others; default:
                 none is one.
 
-        Returns:
-            Probabilities (N, C) and weights (N, M); NaN rows where it abstains.
-
         Raises:
             FeatureFileError: a feature is missing or has another width than in training.
         """
         held_out = np.full(len(features.clip_ids), -1, dtype=np.int64) if held_out is None else held_out
         temperatures = self.final.voters[place].temperatures or [()] * len(self.learners[place])
         said = [
-            _tempered(learner.predict(features), by_fold).clean(held_out)
+            _tempered(learner.predict(features), by_fold)
             for learner, by_fold in zip(self.learners[place], temperatures, strict=True)
         ]
-        probabilities, weights = (np.mean(np.stack(part), axis=0) for part in zip(*said, strict=True))
-        return probabilities, weights
+        clean = [one.clean(held_out) for one in said]
+        valence = [found for one in said if (found := one.clean_valence(held_out)) is not None]
+        return Said(
+            np.mean([probabilities for probabilities, _ in clean], axis=0),
+            np.mean([weights for _, weights in clean], axis=0),
+            np.mean(valence, axis=0) if valence else None,
+        )
 
     def by_modality(self, weights: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """``explain.by_modality`` of the voters' weights, in their order."""
@@ -110,7 +126,7 @@ def read(run_dir: Store) -> Finished:
     return Finished(final, learners)
 
 
-def standardise(run_dir: Store, features: FeatureSet, speakers: Sequence[str | None]) -> FeatureSet:
+def standardise(run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], room: Room) -> FeatureSet:
     """The features as the run's learners were given them: by speaker or voice if the run did so, else as they are.
 
     Raises:
@@ -121,7 +137,7 @@ def standardise(run_dir: Store, features: FeatureSet, speakers: Sequence[str | N
         scaling = Scaling.from_bytes((run_dir / "rounds").read(_SCALING))
     except FileNotFoundError:
         return features
-    return scaling.apply(features, speakers)
+    return scaling.apply(features, speakers, room)
 
 
 def check_widths(final: Final, features: Iterable[Feature]) -> None:

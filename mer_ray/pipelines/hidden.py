@@ -49,7 +49,7 @@ def effects(
             touched_N: NDArray[np.bool_] = np.any((present_NM & ~shown_NM)[:, [m in own for m in modalities]], axis=1)
             if touched_N.any():
                 left = _only(features, shown_NM & touched_N[:, None], modalities)
-                votes[place, touched_N] = ensemble.vote(place, left, held_out_N)[0][touched_N]
+                votes[place, touched_N] = ensemble.vote(place, left, held_out_N).probabilities[touched_N]
         return ensemble.final.combine(votes).probabilities
 
     deltas_NM = explain.leave_one_out(predict, present_NM, label_N)

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from mer_ray import registry
 from mer_ray.config import MineConfig
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, MaterialiseError
 from mer_ray.evaluation import report
@@ -26,8 +28,9 @@ from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import session
-from mer_ray.tune.controller import Ablations, Controller, Mined
-from mer_ray.types import Split
+from mer_ray.tune.ablations import Ablations, ablate
+from mer_ray.tune.controller import Controller, Mined
+from mer_ray.types import Clip, Split
 
 
 def default_config(overrides: Sequence[str]) -> str:
@@ -62,13 +65,14 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     if dry_run:
         estimate.show(estimate.estimate(steps, settings), tables, console)
         return 0
-    vectors = source.vectors(brought)
+    room = Room(settings.fit.memory_bytes)
+    vectors = source.vectors(brought, room)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     with session(settings.runtime):
         made = features.run(steps, settings, journal, console)
-        extraction = features.collect(settings, brought.clips, made, vectors)
+        extraction = features.collect(settings, brought.clips, made, vectors, room)
         results.write_quarantine(run_dir, extraction.quarantine)
         experiment = make_experiment(settings, brought, extraction)
         experiment, mined, ablations = _mine(experiment, settings, run_dir, journal, console)
@@ -93,16 +97,20 @@ def check(settings: MineConfig) -> None:
     """
     features.check(settings)
     registry.configure("mining", settings.mining.strategy, settings.mining.options)
+    if settings.submission.format == "mer2023" and not settings.fit.valence:
+        raise ConfigError("submission.format=mer2023 needs a valence: set fit.valence=1, or submission.format=mer2024")
     if not settings.encoders and not settings.data.features and settings.data.layout != "mertools":
         raise ConfigError("there is nothing to learn from: name encoders, or set data.features to a folder of vectors")
 
 
 def check_learners(settings: MineConfig, brought: Brought) -> None:
-    """Hold listed learners to the features that there will be.
+    """Hold listed learners to the features that there will be, and what is to be learnt to the manifest.
 
     Raises:
-        ConfigError, PluginError: a learner names an unknown feature or fusion model.
+        ConfigError, PluginError: a learner names an unknown feature or fusion model, or no clip has a valence.
     """
+    if settings.fit.valence and not any(clip.valence is not None for clip in brought.clips):
+        raise ConfigError("fit.valence is set, and no clip of the manifest has a valence; give the column, or set 0")
     known = [*settings.encoders, *(feature.name for feature in brought.features)]
     for learner in () if settings.learners == "auto" else settings.learners:
         registry.find("fusion", learner.fusion.name)
@@ -133,17 +141,15 @@ def _mine(
         console.print(f"[yellow]round {last.number}: {last.reason}[/]", soft_wrap=True)
     if not settings.evaluation.ablations:
         return controller.experiment, mined, None
-    controller.on_fit = lambda folder: None
     with _timed(journal, "ablations"):
-        return controller.experiment, mined, controller.ablate(mined)
+        return controller.experiment, mined, ablate(controller, mined)
 
 
 def make_experiment(settings: MineConfig, brought: Brought, extraction: Extraction) -> Experiment:
     """What the learners see: no label of a test clip, nothing of a clip without a modality."""
-    left = [row for row, clip in enumerate(brought.clips) if clip.clip_id not in extraction.lost]
-    if not left:
+    clips = [clip for clip in brought.clips if clip.clip_id not in extraction.lost]
+    if not clips:
         raise MaterialiseError("no clip has a modality left; see quarantine.parquet in the run directory")
-    clips = [brought.clips[row] for row in left]
     space = brought.manifest.label_space
     labels = [space.index(clip.label) if clip.split is Split.TRAIN and clip.label else -1 for clip in clips]
     if len(set(labels) - {-1}) < 2:
@@ -153,7 +159,7 @@ def make_experiment(settings: MineConfig, brought: Brought, extraction: Extracti
         )
     adoptable = {Split.UNLABELED, Split.TEST} if settings.mining.include_test else {Split.UNLABELED}
     return Experiment(
-        features=extraction.features.take(np.array(left, dtype=np.int64)),
+        features=extraction.features,
         labels=np.array(labels, dtype=np.int64),
         splits=tuple(clip.split for clip in clips),
         speakers=tuple(clip.speaker for clip in clips),
@@ -161,7 +167,17 @@ def make_experiment(settings: MineConfig, brought: Brought, extraction: Extracti
         pool=np.array([clip.split in adoptable for clip in clips], dtype=bool),
         features_digest=extraction.digest,
         seed=settings.seed,
+        valence=_valence(clips),
     )
+
+
+def _valence(clips: Sequence[Clip]) -> NDArray[np.float32] | None:
+    """Of the clips labelled for training, NaN for all others; None when none has one."""
+    known = [
+        clip.valence if clip.split is Split.TRAIN and clip.label and clip.valence is not None else np.nan
+        for clip in clips
+    ]
+    return None if np.isnan(known).all() else np.array(known, dtype=np.float32)
 
 
 @contextmanager

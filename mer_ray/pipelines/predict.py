@@ -15,6 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from mer_ray.config import MineConfig, PredictConfig, TablesConfig
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, FeatureFileError, ManifestError, MaterialiseError
 from mer_ray.evaluation import metrics
@@ -23,6 +24,7 @@ from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.finished import Finished
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS, Explained
 from mer_ray.pipelines.source import Brought
+from mer_ray.rounds.ensemble import mean_valence
 from mer_ray.rounds.final import Final
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import resolve_run_dir, session
@@ -58,16 +60,17 @@ def run(settings: PredictConfig, dry_run: bool = False) -> int:
     if dry_run:
         estimate.show(estimate.estimate(steps, job), tables, console)
         return 0
-    vectors = source.vectors(brought)
+    room = Room(job.fit.memory_bytes)
+    vectors = source.vectors(brought, room)
     finished.check_widths(ensemble.final, [loaded.feature for loaded in vectors])
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     with session(job.runtime) if steps else nullcontext():
         made = features.run(steps, job, journal, console)
-    extraction = features.collect(job, brought.clips, made, vectors)
+    extraction = features.collect(job, brought.clips, made, vectors, room)
     results.write_quarantine(run_dir, extraction.quarantine)
-    table = _predict(ensemble, brought, extraction, model)
+    table = _predict(ensemble, brought, extraction, model, room)
     figures = _measure(brought, extraction, table, finished.trained_on(model), journal)
     commonest = ensemble.final.class_names[int(np.argmax(ensemble.final.prior))]
     results.write_all(run_dir, table, figures, brought, extraction, job.submission.format, commonest)
@@ -127,25 +130,25 @@ def _bring(job: MineConfig, final: Final, run_dir: Store, console: Console) -> B
     return replace(brought, features=tuple(given[name] for name in wanted))
 
 
-def _predict(ensemble: Finished, brought: Brought, extraction: Extraction, model: Store) -> pa.Table:
+def _predict(ensemble: Finished, brought: Brought, extraction: Extraction, model: Store, room: Room) -> pa.Table:
     """``predictions.parquet`` of the clips that have a modality left."""
-    rows = np.flatnonzero([clip.clip_id not in extraction.lost for clip in brought.clips])
-    if not len(rows):
+    clips = [clip for clip in brought.clips if clip.clip_id not in extraction.lost]
+    if not clips:
         raise MaterialiseError("no clip has a modality left; see quarantine.parquet in the run directory")
-    clips = [brought.clips[row] for row in rows]
-    given = finished.as_learnt(ensemble.final, extraction.features.take(rows))
-    given = finished.standardise(model, given, [clip.speaker for clip in clips])
+    given = finished.as_learnt(ensemble.final, extraction.features)
+    given = finished.standardise(model, given, [clip.speaker for clip in clips], room)
     said = [ensemble.vote(place, given) for place in range(len(ensemble.learners))]
-    votes_KNC = np.stack([votes for votes, _ in said])
+    votes_KNC = np.stack([one.probabilities for one in said])
     last_word = ensemble.final.combine(votes_KNC)
     explained = Explained(
         ensemble.final,
         votes_KNC,
-        ensemble.by_modality([weights for _, weights in said]),
+        ensemble.by_modality([one.weights for one in said]),
         hidden.effects(ensemble, given, votes_KNC, last_word.label),
         np.empty((len(clips), 0), dtype=np.int64),
     )
-    return pa.table(results.say(given.clip_ids, [clip.split for clip in clips], last_word, explained))
+    valence = mean_valence([one.valence for one in said if one.valence is not None], ensemble.final.valence)
+    return pa.table(results.say(given.clip_ids, [clip.split for clip in clips], last_word, explained, valence))
 
 
 def _measure(

@@ -25,7 +25,8 @@ from mer_ray.pipelines.source import Brought
 from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.final import Final, Read, Voter
 from mer_ray.runtime.journal import Journal
-from mer_ray.tune.controller import Ablations, Mined, num_clips
+from mer_ray.tune.ablations import Ablations
+from mer_ray.tune.controller import Mined, num_clips
 from mer_ray.types import Split
 
 EXIT_TOO_MANY_ERRORS = 3
@@ -130,13 +131,14 @@ def final_of(run: Run) -> Final:
         prior=tuple(run.experiment.prior.tolist()),
         voters=tuple(voters),
         features=tuple(Read(f.name, f.modality, f.values.shape[1]) for f in run.experiment.features.features),
+        valence=run.experiment.mean_valence if run.settings.fit.valence else None,
     )
 
 
 def predictions(run: Run, explained: Explained) -> pa.Table:
     """``predictions.parquet``: a row for every clip that is not quarantined (DESIGN section 3)."""
     ids, labels = run.experiment.features.clip_ids, run.experiment.labels
-    said = say(ids, run.experiment.splits, run.mined.final, explained)
+    said = say(ids, run.experiment.splits, run.mined.final, explained, run.mined.valence)
     given = [run.names[c] if c >= 0 else None for c in labels]
     near = [[int(row) for row in rows if row >= 0] for rows in explained.nearest]
     return pa.table(
@@ -150,7 +152,13 @@ def predictions(run: Run, explained: Explained) -> pa.Table:
     )
 
 
-def say(clip_ids: Sequence[str], splits: Sequence[Split], said: Ensemble, explained: Explained) -> dict[str, Any]:
+def say(
+    clip_ids: Sequence[str],
+    splits: Sequence[Split],
+    said: Ensemble,
+    explained: Explained,
+    valence: NDArray[np.float64] | None,
+) -> dict[str, Any]:
     """The columns of ``predictions.parquet`` that any clip has, of the run's own or not."""
     names = explained.ensemble.class_names
     columns: dict[str, Any] = {
@@ -162,6 +170,8 @@ def say(clip_ids: Sequence[str], splits: Sequence[Split], said: Ensemble, explai
     columns |= {f"prob_{name}": said.probabilities[:, c] for c, name in enumerate(names)}
     for voter, votes in zip(explained.ensemble.voters, base.predicted(explained.votes_KNC), strict=True):
         columns[f"vote_{voter.name}"] = pa.array([names[vote] if vote >= 0 else None for vote in votes], pa.string())
+    if valence is not None:
+        columns["valence"] = valence
     columns |= {f"weight_{modality}": weights for modality, weights in explained.weights.items()}
     columns |= {f"without_{m}": pa.array(-falls, from_pandas=True) for m, falls in explained.falls.items()}
     return columns

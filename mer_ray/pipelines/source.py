@@ -13,6 +13,7 @@ from mer_ray.config import DataConfig, ExtractionConfig, MineConfig
 from mer_ray.data import demo, layouts, ready
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.ready import ReadyFeature
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError
 from mer_ray.evaluation import submission
@@ -107,15 +108,17 @@ def _to_test(manifest: Manifest) -> Manifest:
     return replace(manifest, clips=tuple(clips))
 
 
-def vectors(brought: Brought) -> tuple[ready.Loaded, ...]:
-    """The ready features, read and checked whole: a file that cannot be used is refused before anything is started.
+def vectors(brought: Brought, room: Room) -> tuple[ready.Loaded, ...]:
+    """The ready features, read into ``room`` and checked whole.
+
+    A file that cannot be used is refused before anything is started.
 
     Raises:
         FeatureFileError: see ``ready.load``.
         StorageError: S3 refused to be read.
     """
     clip_ids = [clip.clip_id for clip in brought.clips]
-    return tuple(ready.load(feature, clip_ids) for feature in brought.features)
+    return tuple(ready.load(feature, clip_ids, room) for feature in brought.features)
 
 
 def _with_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> tuple[DataConfig, Path | None]:

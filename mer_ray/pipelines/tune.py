@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mer_ray import __version__, config
 from mer_ray.config import MineConfig, TuneConfig
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.evaluation import tune_report
 from mer_ray.evaluation.page import percent
@@ -70,13 +71,14 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
             f"Then {settings.search.num_trials} trials of up to {settings.mining.rounds} rounds of mining each."
         )
         return 0
-    vectors = source.vectors(brought)
+    room = Room(settings.fit.memory_bytes)
+    vectors = source.vectors(brought, room)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     with session(settings.runtime):
         made = features.run(steps, settings, journal, console)
-        extraction = features.collect(settings, brought.clips, made, vectors)
+        extraction = features.collect(settings, brought.clips, made, vectors, room)
         results.write_quarantine(run_dir, extraction.quarantine)
         experiment = mine.make_experiment(settings, brought, extraction)
         searched = _search(experiment, settings, run_dir, journal, console)

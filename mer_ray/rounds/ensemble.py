@@ -73,3 +73,19 @@ def mode(predicted_KN: NDArray[np.int64], ranking: Sequence[int], otherwise: NDA
         label[unique_N] = counts_NC.argmax(axis=1)[unique_N]
         open_N &= ~unique_N
     return label
+
+
+def mean_valence(said: Sequence[NDArray[np.float64]], stand_in: float | None) -> NDArray[np.float64] | None:
+    """The mean over the learners that do not abstain, float64 (N,); None where none learns it.
+
+    Args:
+        said: by learner (N,), NaN where it abstains.
+        stand_in: for a clip on which all abstain.
+
+    >>> mean_valence([np.array([1.0, np.nan]), np.array([2.0, np.nan])], 0.25)
+    array([1.5 , 0.25])
+    """
+    if not said:
+        return None
+    found_N = base.mean(np.stack(said)[:, :, None])[:, 0]
+    return np.where(np.isnan(found_N), np.nan if stand_in is None else stand_in, found_N)

@@ -58,6 +58,7 @@ class Final:
         prior: of each class; the answer for a clip on which all abstain.
         voters: best first by out-of-fold WAF.
         features: what the learners were given, in order.
+        valence: the mean of training; None where it is not learnt.
     """
 
     how: Literal["mode", "mean"]
@@ -65,6 +66,7 @@ class Final:
     prior: tuple[float, ...]
     voters: tuple[Voter, ...]
     features: tuple[Read, ...]
+    valence: float | None = None
 
     def combine(self, votes_KNC: NDArray[np.floating]) -> Ensemble:
         """One label per clip; ``votes_KNC`` in the order of ``voters``, NaN rows where a learner abstains."""
@@ -90,7 +92,7 @@ class Final:
                 for one in told["voters"]
             )
             features = tuple(Read(**one) for one in told["features"])
-            return cls(told["how"], tuple(told["class_names"]), tuple(told["prior"]), voters, features)
+            return cls(told["how"], tuple(told["class_names"]), tuple(told["prior"]), voters, features, told["valence"])
         except FileNotFoundError as error:
             raise InputError(
                 f"{rounds.path(_NAME)} is not there: the run is not finished; give its command again and let it end"

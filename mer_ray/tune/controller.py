@@ -25,10 +25,11 @@ from mer_ray.config import LearnerConfig, MineConfig
 from mer_ray.data.storage import Store
 from mer_ray.errors import LearnerError
 from mer_ray.learners import folds as folding
-from mer_ray.learners import spec
+from mer_ray.learners import select, spec
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.learner import Predictions
+from mer_ray.rounds import ensemble
 from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.split import Adoptions
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
@@ -56,6 +57,7 @@ class Round:
             ``mining.calibrate`` is set.
         weights: by learner, how much each of its features counted, (N, features of the learner).
         temperatures: by learner, what its votes were tempered by in each fold; 1 where they were left as they are.
+        valence: by learner, what it says of valence (N,), as ``votes``; empty where that is not learnt.
         trained_on: the pseudo-labels that it was trained on, of all earlier rounds, or by ``relabel=revisit`` of the
             round before.
         selected: what its votes adopt for the next round.
@@ -71,6 +73,7 @@ class Round:
     votes: Mapping[str, NDArray[np.float64]]
     weights: Mapping[str, NDArray[np.float64]]
     temperatures: Mapping[str, tuple[float, ...]]
+    valence: Mapping[str, NDArray[np.float64]]
     trained_on: Adoptions
     selected: Adoptions
     kept: bool
@@ -86,6 +89,7 @@ class Mined:
         final: the ensemble of the last round's learners, each one's votes the mean over the rounds that
             ``mining.rounds_kept`` names.
         weights: how much each learner of the last round kept counts for clips that are not labelled, summing to 1.
+        valence: what the same learners say of it in the mean (N,); None where it is not learnt.
         learners: every learner's config, by name.
         folds: how the labelled clips were held out.
     """
@@ -93,6 +97,7 @@ class Mined:
     rounds: tuple[Round, ...]
     final: Ensemble
     weights: Mapping[str, float]
+    valence: NDArray[np.float64] | None
     learners: Mapping[str, LearnerConfig]
     folds: folding.Folds
 
@@ -100,20 +105,6 @@ class Mined:
     def last(self) -> Round:
         """The last round kept."""
         return [one for one in self.rounds if one.kept][-1]
-
-
-@dataclass(frozen=True)
-class Ablations:
-    """What the parts are worth.
-
-    Attributes:
-        modalities: by modality, the predictions (N,) of one learner with that modality alone, on the labelled data.
-        control: predictions (N,) of the last round's ensemble refitted with its pseudo-labels shuffled; None when no
-            clip was adopted.
-    """
-
-    modalities: Mapping[str, NDArray[np.int64]]
-    control: NDArray[np.int64] | None
 
 
 class Controller:
@@ -143,13 +134,14 @@ class Controller:
         self.settings = settings
         self.on_event = on_event
         self.on_fit = on_fit
-        self._fit = fit or run
+        self.fit = fit or run
         learners = spec.resolve(settings.learners, experiment.features, settings.fit, len(experiment.class_names))
-        self.learners = {learner.name: learner for learner in learners}
         self.strategy = registry.build("mining", settings.mining.strategy, settings.mining.options)
         rows = experiment.labelled
         speakers = [experiment.speakers[row] for row in rows]
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
+        narrowed = select.narrow(learners, experiment.features, experiment.labels, self.folds, experiment.seed)
+        self.learners = {learner.name: learner for learner in narrowed}
         self.council = Council(experiment, self.folds, settings.mining, settings.ensemble)
         self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
         digest = self._digest(experiment)
@@ -176,7 +168,7 @@ class Controller:
         """
         self._standardise()
         done: list[Round] = []
-        trained_on = self._nothing
+        trained_on = self.nothing
         while True:
             number = len(done)
             self.on_event("round_started", round=number, pseudo_labels=len(trained_on))
@@ -188,39 +180,6 @@ class Controller:
             revisit = self.settings.mining.relabel == "revisit"
             trained_on = one.selected if revisit else trained_on.join(one.selected)
         return self._finish(done)
-
-    def ablate(self, mined: Mined) -> Ablations:
-        """Fit each modality alone on the labelled data, and the last round's learners on shuffled pseudo-labels."""
-        features = self.experiment.features.features
-        by_modality: dict[str, list[str]] = {}
-        for feature in features:
-            by_modality.setdefault(feature.modality, []).append(feature.name)
-        trials = [
-            self._trial(
-                f"ablations/only_{modality}", LearnerConfig(name=f"only_{modality}", features=names), self._nothing
-            )
-            for modality, names in by_modality.items()
-        ]
-        last = mined.last
-        shuffled = last.trained_on.shuffled(self.experiment.seed)
-        if len(shuffled):
-            trials += [
-                self._trial(f"ablations/control_{name}", self.learners[name], shuffled) for name in last.learners
-            ]
-        predictions, failed = self._fit(self.bench, trials, self.on_fit)
-        if failed:
-            raise LearnerError(f"ablations: {_tell(failed)}")
-        alone = {
-            modality: self.council.final(
-                {"": self.council.hear(predictions[f"ablations/only_{modality}"]).votes}, [""]
-            ).label
-            for modality in by_modality
-        }
-        control = None
-        if len(shuffled):
-            votes = {name: self.council.hear(predictions[f"ablations/control_{name}"]).votes for name in last.learners}
-            control = self.council.final(votes, last.learners).label
-        return Ablations(alone, control)
 
     def _standardise(self) -> None:
         """Choose how, hold the features so, and put the fits that this took where round 0 looks for them.
@@ -240,7 +199,7 @@ class Controller:
         self.bench, scaling = benches[chosen]
         if scaling is not None:
             self.rounds.store.write(standardise.FILE, scaling.to_bytes())
-        for trial in self._trials(name_of(0), self._nothing) if len(self.ways) == 2 else ():
+        for trial in self._trials(name_of(0), self.nothing) if len(self.ways) == 2 else ():
             source = replace(trial, folder=f"standardise/{chosen}/{trial.learner.name}")
             if self.bench.finished(trial) is None and self.bench.finished(source) is not None:
                 self.rounds.copy_learner(source.folder, trial.folder)
@@ -248,14 +207,14 @@ class Controller:
 
     def _try(self, way: Way, bench: Bench) -> NDArray[np.int64]:
         """What the mean of all learners fitted on the labelled clips says of every clip, (N,)."""
-        found, failed = self._fit(bench, self._trials(f"standardise/{way}", self._nothing), lambda folder: None)
+        found, failed = self.fit(bench, self._trials(f"standardise/{way}", self.nothing), lambda folder: None)
         self._refuse(0, failed)
         heard = {name: self.council.hear(prediction) for name, prediction in _by_learner(found).items()}
         return self.council.mean({name: heard[name].votes for name in self.learners if name in heard}).label
 
     def _round(self, number: int, trained_on: Adoptions, earlier: Sequence[Round]) -> Round:
         """Fit, vote, guard, select."""
-        predictions, failed = self._fit(self.bench, self._trials(name_of(number), trained_on), self.on_fit)
+        predictions, failed = self.fit(self.bench, self._trials(name_of(number), trained_on), self.on_fit)
         self._refuse(number, failed)
         found = _by_learner(predictions)
         heard = {name: self.council.hear(found[name]) for name in self.learners if name in found}
@@ -264,12 +223,13 @@ class Controller:
         ranking = sorted(votes, key=lambda name: -learner_waf[name])
         mean = self.council.mean(votes)
         kept, reason = self._guard(number, mean.label, earlier)
-        selected = self._nothing
+        selected = self.nothing
         if kept and number < self.settings.mining.rounds:
             selected = self._select(number, heard, trained_on)
             if not len(selected):
                 reason = "nothing new was adopted: mining ends"
         weights = {name: found[name].clean(self.council.held_out)[1] for name in votes}
+        valence = {name: found[name].clean_valence(self.council.held_out) for name in votes}
         return Round(
             number=number,
             learners=tuple(ranking),
@@ -279,6 +239,7 @@ class Controller:
             votes=votes,
             weights=weights,
             temperatures={name: one.temperatures for name, one in heard.items()},
+            valence={name: said for name, said in valence.items() if said is not None},
             trained_on=trained_on,
             selected=selected,
             kept=kept,
@@ -287,9 +248,9 @@ class Controller:
 
     def _trials(self, folder: str, pseudo: Adoptions) -> list[Trial]:
         """Every learner's trial of a round."""
-        return [self._trial(f"{folder}/{name}", learner, pseudo) for name, learner in self.learners.items()]
+        return [self.trial(f"{folder}/{name}", learner, pseudo) for name, learner in self.learners.items()]
 
-    def _trial(self, folder: str, learner: LearnerConfig, pseudo: Adoptions) -> Trial:
+    def trial(self, folder: str, learner: LearnerConfig, pseudo: Adoptions) -> Trial:
         """A learner with its training rows per fold: the labelled clips of the other folds and its own adoptions."""
         rows = self.experiment.labelled
         index = list(self.learners).index(learner.name) if learner.name in self.learners else -1
@@ -301,7 +262,7 @@ class Controller:
         return Trial(folder, learner, tuple(folds))
 
     def _select(self, number: int, heard: Mapping[str, Heard], trained_on: Adoptions) -> Adoptions:
-        standing = self._nothing if self.settings.mining.relabel == "revisit" else trained_on
+        standing = self.nothing if self.settings.mining.relabel == "revisit" else trained_on
         chosen = self.council.select(self.strategy, number, heard, standing)
         return chosen.with_learners(np.array([list(self.learners).index(name) for name in heard], dtype=np.int64))
 
@@ -325,7 +286,17 @@ class Controller:
         last = kept[-1]
         said = {name: np.mean([one.votes[name] for one in rounds if name in one.votes], axis=0) for name in last.votes}
         weights = dict(zip(said, self.council.weights(said)[-1].tolist(), strict=True))
-        return Mined(tuple(done), self.council.final(said, last.learners), weights, self.learners, self.folds)
+        valence = [
+            np.mean([one.valence[name] for one in rounds if name in one.valence], axis=0) for name in last.valence
+        ]
+        return Mined(
+            tuple(done),
+            self.council.final(said, last.learners),
+            weights,
+            ensemble.mean_valence(valence, self.experiment.mean_valence),
+            self.learners,
+            self.folds,
+        )
 
     def _refuse(self, number: int, failed: Mapping[str, str]) -> None:
         if not failed:
@@ -334,7 +305,7 @@ class Controller:
         left = len(self.learners) - len(failed)
         if self.settings.mining.on_failure == "refuse" or not left:
             raise LearnerError(
-                f"round {number}: {_tell(failed)}. Mend it and give the same command again, or set "
+                f"round {number}: {tell(failed)}. Mend it and give the same command again, or set "
                 "mining.on_failure=quorum to go on with the learners that are left"
             )
 
@@ -362,21 +333,24 @@ class Controller:
         self.on_event("round_done", **{key: figures[key] for key in ("round", "oof_waf", "selected", "kept", "reason")})
 
     @property
-    def _nothing(self) -> Adoptions:
+    def nothing(self) -> Adoptions:
+        """No pseudo-label."""
         return Adoptions.none(len(self.experiment.class_names))
 
     def _digest(self, experiment: Experiment) -> str:
         """Of what the rounds depend on; how many there are to be, or to vote at the end, does not change those made."""
+        fit = self.settings.fit
         return configs.digest(
             {
                 "features": experiment.features_digest,
                 "labels": experiment.labels.tolist(),
+                "valence": experiment.valence.tolist() if fit.valence and experiment.valence is not None else None,
                 "folds": self.folds.held_out.tolist(),
                 "pool": experiment.pool.tolist(),
                 "classes": list(experiment.class_names),
                 "seed": experiment.seed,
                 "learners": [learner.model_dump(mode="json") for learner in self.learners.values()],
-                "fit": self.settings.fit.model_dump(mode="json"),
+                "fit": fit.model_dump(mode="json"),
                 "mining": self.settings.mining.model_dump(mode="json", exclude={"rounds", "rounds_kept", "on_failure"}),
             }
         )
@@ -392,5 +366,6 @@ def _by_learner(predictions: Mapping[str, Predictions]) -> dict[str, Predictions
     return {folder.rpartition("/")[2]: prediction for folder, prediction in predictions.items()}
 
 
-def _tell(failed: Mapping[str, str]) -> str:
+def tell(failed: Mapping[str, str]) -> str:
+    """Which learners failed, and why, by their folders."""
     return "; ".join(f"learner {folder.rpartition('/')[2]} failed twice ({error})" for folder, error in failed.items())

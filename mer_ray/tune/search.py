@@ -31,7 +31,7 @@ from mer_ray.tune.controller import Controller
 from mer_ray.tune.record import Step, Tried, folder_of
 from mer_ray.tune.recorder import MINED, OBJECTIVE, OnChange, Recorder
 from mer_ray.tune.space import Space
-from mer_ray.tune.trials import Bench, Trial
+from mer_ray.tune.trials import QUIET, Bench, Trial, cause
 
 _ATTEMPTS = 2
 
@@ -136,11 +136,7 @@ def fit_here(
 
 
 def _tune(experiment: Experiment, settings: TuneConfig, recorder: Recorder, num_trials: int) -> None:
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    }
+    os.environ |= QUIET
     search = settings.search
     scratch = tempfile.mkdtemp(prefix="mer_ray_search_")
     work = tune.with_parameters(_work, experiment=experiment, settings=settings, trials=recorder.store)
@@ -163,7 +159,7 @@ def _tune(experiment: Experiment, settings: TuneConfig, recorder: Recorder, num_
         )
         for result in tuner.fit():
             if result.error is not None:
-                recorder.fail(result.config["number"], _cause(result.error))
+                recorder.fail(result.config["number"], cause(result.error))
         if recorder.trouble is not None:
             raise recorder.trouble
     finally:
@@ -207,12 +203,6 @@ def _work(config: dict[str, Any], experiment: Experiment, settings: TuneConfig, 
 
     Controller(experiment, space.apply(settings, config["values"]), folder, on_event=tell, fit=fit_here).mine()
     folder.write(MINED, b"{}")
-
-
-def _cause(error: Exception) -> str:
-    """What a trial died of, in one line."""
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
 
 
 def _digest(experiment: Experiment, settings: TuneConfig, varied: Space) -> str:

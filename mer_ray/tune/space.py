@@ -27,7 +27,8 @@ DEFAULT: Mapping[str, Any] = {
     "mining.options.min_share": [0.5, 1.0],
     "mining.options.min_agree": 1,
     "mining.options.min_probability": [0.0, 0.9],
-    "mining.options.k": {"low": 5, "high": 200, "log": True},
+    "mining.options.share": [0.2, 1.0],
+    "mining.options.k": [None, 10, 30, 100],
     "mining.options.temperature": [0.3, 1.0],
 }
 """What is searched unless the config says otherwise, key by key."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from mer_ray import config as configs
 from mer_ray.config import FitConfig
+from mer_ray.data.room import Room
 from mer_ray.errors import ConfigError
 from mer_ray.learners.scaling import Scaling
 from mer_ray.tune.trials import Bench
@@ -46,7 +47,7 @@ def prepare(bench: Bench, way: Way, fit: FitConfig) -> tuple[Bench, Scaling | No
     experiment = bench.experiment
     scaling = Scaling.learn(experiment.features, experiment.speakers, way, fit.shrink, experiment.seed)
     digest = configs.digest({"experiment": bench.digest, "standardise": way})
-    features = scaling.apply(experiment.features, experiment.speakers)
+    features = scaling.apply(experiment.features, experiment.speakers, Room(fit.memory_bytes))
     return replace(
         bench, experiment=replace(experiment, features=features, features_digest=digest), digest=digest
     ), scaling

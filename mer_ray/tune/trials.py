@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import ray
@@ -19,11 +20,14 @@ from mer_ray import config as configs
 from mer_ray.config import FitConfig, LearnerConfig
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
-from mer_ray.learners.learner import Predictions, fit_learner
+from mer_ray.learners.learner import Predictions, fit_learners
 from mer_ray.rounds.state import Rounds
 
 _MODEL_FILES = ("model.safetensors", "config.json")
 _PREDICTIONS = "predictions.safetensors"
+
+QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+"""Tune prints nothing of its own, writes no logs, and leaves Ctrl-C to the job."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,31 @@ class Bench:
         files = self.rounds.load_learner(trial.folder, trial.digest(self.digest), [_PREDICTIONS])
         return None if files is None else Predictions.from_bytes(files[_PREDICTIONS])
 
-    def work(self, trial: Trial) -> None:
-        """Fit one learner, predict every clip, write the artifacts."""
+    def work(self, *trials: Trial) -> None:
+        """Fit learners of one shape together, predict every clip, write the artifacts."""
         started = time.perf_counter()
         experiment = self.experiment
-        learner = fit_learner(
-            experiment.features, trial.folds, trial.learner, self.fit, experiment.class_names, experiment.seed
+        learners = fit_learners(
+            experiment.features,
+            [trial.folds for trial in trials],
+            [trial.learner for trial in trials],
+            self.fit,
+            experiment.class_names,
+            experiment.seed,
+            experiment.valence,
         )
-        files = {**learner.to_files(), _PREDICTIONS: learner.predict(experiment.features).to_bytes()}
-        seconds = time.perf_counter() - started
-        self.rounds.save_learner(trial.folder, trial.digest(self.digest), files, {"seconds": round(seconds, 3)})
+        for trial, learner in zip(trials, learners, strict=True):
+            files = {**learner.to_files(), _PREDICTIONS: learner.predict(experiment.features).to_bytes()}
+            seconds = round(time.perf_counter() - started, 3)
+            self.rounds.save_learner(trial.folder, trial.digest(self.digest), files, {"seconds": seconds})
 
 
 def run(
     bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None] = lambda folder: None
 ) -> tuple[dict[str, Predictions], dict[str, str]]:
     """Fit the trials that are not finished, as one Tune experiment, each retried once.
+
+    With GPUs learners of one shape are fitted as one batched program, which is done again whole when a part is missing.
 
     Args:
         bench: what they share.
@@ -91,23 +104,31 @@ def run(
         Predictions by folder, and the error of each folder that failed twice.
     """
     done = {trial.folder: predictions for trial in trials if (predictions := bench.finished(trial)) is not None}
-    missing = [trial for trial in trials if trial.folder not in done]
-    if not missing:
+    if len(done) == len(trials):
         return done, {}
-    errors = _tune(bench, missing, on_done)
-    for trial in missing:
-        predictions = bench.finished(trial)
-        if predictions is not None:
-            done[trial.folder] = predictions
-    failed = {trial.folder: errors.get(trial.folder, "left no result") for trial in missing if trial.folder not in done}
-    return done, failed
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    groups = alike(trials) if num_gpus else [[trial] for trial in trials]
+    missing = [group for group in groups if any(trial.folder not in done for trial in group)]
+    errors = _tune(bench, missing, num_gpus, on_done)
+    done |= {trial.folder: made for trial in chain(*missing) if (made := bench.finished(trial)) is not None}
+    failed = [trial.folder for trial in trials if trial.folder not in done]
+    return done, {folder: errors.get(folder, "left no result") for folder in failed}
+
+
+def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """The trials in groups of learners that have the same features and fusion model."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        shape = trial.learner.model_dump_json(include={"features", "fusion"})
+        groups.setdefault(shape, []).append(trial)
+    return list(groups.values())
 
 
 class _OnDone(tune.Callback):  # type: ignore[misc]  # Ray has no types
-    """Tells the folder of each trial that is finished."""
+    """Tells the folders of each group of trials that is finished."""
 
-    def __init__(self, trials: Sequence[Trial], on_done: Callable[[str], None]) -> None:
-        self.folders = [trial.folder for trial in trials]
+    def __init__(self, groups: Sequence[Sequence[Trial]], on_done: Callable[[str], None]) -> None:
+        self.folders = [[trial.folder for trial in group] for group in groups]
         self.on_done: Callable[[str], None] | None = on_done
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,53 +138,52 @@ class _OnDone(tune.Callback):  # type: ignore[misc]  # Ray has no types
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """See ``tune.Callback``."""
         if self.on_done is not None:
-            self.on_done(self.folders[trial.config["trial"]])
+            for folder in self.folders[trial.config["group"]]:
+                self.on_done(folder)
 
 
-def _tune(bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None]) -> dict[str, str]:
-    """Run the trials; the errors by folder."""
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    }
+def _tune(
+    bench: Bench, groups: Sequence[Sequence[Trial]], num_gpus: float, on_done: Callable[[str], None]
+) -> dict[str, str]:
+    """Run the groups of trials; the errors by folder."""
+    os.environ |= QUIET
     scratch = tempfile.mkdtemp(prefix="mer_ray_tune_")
     try:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(_trainable, bench=bench, trials=list(trials)), _share(len(trials))
+                tune.with_parameters(_trainable, bench=bench, groups=list(groups)), _share(num_gpus, len(groups))
             ),
-            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            param_space={"group": tune.grid_search(list(range(len(groups))))},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_OnDone(trials, on_done)],
+                callbacks=[_OnDone(groups, on_done)],
             ),
         )
         results = tuner.fit()
         return {
-            trials[result.config["trial"]].folder: _cause(result.error)
+            trial.folder: cause(result.error)
             for result in results
             if result.error is not None
+            for trial in groups[result.config["group"]]
         }
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _share(num_trials: int) -> dict[str, float]:
-    """What a trial takes: one CPU, and an even part of the GPUs where there are any."""
-    num_gpus = ray.cluster_resources().get("GPU", 0)
-    return {"cpu": 1, "gpu": math.floor(100 * min(1, num_gpus / num_trials)) / 100 or 0.01} if num_gpus else {"cpu": 1}
+def _share(num_gpus: float, num_groups: int) -> dict[str, float]:
+    """What a group takes: one CPU, and an even part of the GPUs where there are any."""
+    return {"cpu": 1, "gpu": math.floor(100 * min(1, num_gpus / num_groups)) / 100 or 0.01} if num_gpus else {"cpu": 1}
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """What a trial died of, in one line; Ray's wrapping, its traceback and colours, left out."""
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+    inner = getattr(error, "cause", None) or error
+    return f"{type(inner).__name__}: {(str(inner).splitlines() or [''])[0]}"
 
 
-def _trainable(config: dict[str, Any], bench: Bench, trials: list[Trial]) -> None:
-    bench.work(trials[config["trial"]])
+def _trainable(config: dict[str, Any], bench: Bench, groups: list[list[Trial]]) -> None:
+    bench.work(*groups[config["group"]])
     tune.report({"done": 1})

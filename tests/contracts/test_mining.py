@@ -45,7 +45,7 @@ def agreed(num_clips, num_learners=4, num_classes=3):
 
 
 def test_it_adopts_what_all_are_sure_of(strategy):
-    chosen = select(strategy, agreed(9))
+    chosen = select(strategy, agreed(9), round_number=9)
     assert chosen.clip.tolist() == list(range(9))
     assert chosen.label.tolist() == [0, 1, 2] * 3
     assert chosen.agreement.tolist() == [4] * 9
@@ -119,13 +119,13 @@ def test_a_clip_on_which_all_abstain_is_not_adopted(strategy):
     assert len(select(strategy, np.full((4, 5, 3), np.nan)).clip) == 0
     votes_KNC = agreed(6)
     votes_KNC[:, [1, 4]] = np.nan
-    assert select(strategy, votes_KNC).clip.tolist() == [0, 2, 3, 5]
+    assert select(strategy, votes_KNC, round_number=9).clip.tolist() == [0, 2, 3, 5]
 
 
 def test_who_abstains_is_left_out_of_agreement_and_confidence(strategy):
     votes_KNC = np.full((4, 3, 3), [0.875, 0.125, 0.0])
     votes_KNC[2] = np.nan
-    chosen = select(strategy, votes_KNC)
+    chosen = select(strategy, votes_KNC, round_number=9, prior=[0.98, 0.01, 0.01])
     assert chosen.clip.tolist() == [0, 1, 2]
     assert chosen.agreement.tolist() == [3] * 3
     assert chosen.confidence.tolist() == [0.875] * 3

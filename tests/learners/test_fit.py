@@ -10,10 +10,10 @@ from made_clips import clips, training
 from mer_ray import registry
 from mer_ray.config import FitConfig
 from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.room import Room
 from mer_ray.errors import LearnerError
 from mer_ray.learners import training as training_module
 from mer_ray.learners.fit import fit_fold, fit_folds, inner_split, reproducible
-from mer_ray.learners.memory import held
 from mer_ray.learners.model import tensors
 
 FIT = FitConfig(epochs=6, batch_size=16, hidden=12)
@@ -293,12 +293,14 @@ def test_pseudo_labels_count_by_their_weight_and_may_be_soft(data):
     assert (predicted.argmax(axis=1) == labels[seen]).mean() > 0.9
 
 
-def test_memory_mapped_features_are_fitted_to_the_same_bits(data, tmp_path):
+def test_memory_mapped_features_are_fitted_to_the_same_bits(data):
     features, _, rows = data
-    mapped = held(features, 0, tmp_path)
-    assert all(isinstance(feature.values, np.memmap) for feature in mapped.features)
+    room, order = Room(0), np.arange(len(features.clip_ids))
+    mapped = FeatureSet(
+        features.clip_ids, tuple(replace(one, values=room.copy(one.values, order)) for one in features.features)
+    )
+    assert all(isinstance(one.values.base, np.memmap) for one in mapped.features)
     assert bits(fit(mapped, rows)) == bits(fit(features, rows))
-    assert held(features, 10**6, tmp_path) is features
 
 
 def test_valence_is_learnt_in_its_own_unit_from_clips_that_have_it(data):

@@ -9,7 +9,7 @@ from mer_ray.config import FitConfig, LearnerConfig, PluginConfig
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.errors import CorruptPartError, FeatureFileError
 from mer_ray.learners import learner as learners
-from mer_ray.learners.learner import Learner, Predictions, fit_learner
+from mer_ray.learners.learner import Learner, Predictions, fit_learner, fit_learners
 
 FIT = FitConfig(epochs=3, hidden=8, batch_size=16)
 HELD_OUT = np.where(np.arange(90) < 45, np.arange(90) % 3, -1)
@@ -44,6 +44,20 @@ def test_it_comes_back_from_its_files_and_predicts_the_same_bits(fusion):
     assert (back.config, back.fusion, back.class_names) == (learner.config, learner.fusion, CLASSES)
     assert same(back.predict(features), learner.predict(features))
     assert back.to_files() == files
+
+
+def test_learners_of_one_shape_fitted_together_are_what_each_is_alone():
+    features, labels = clips()
+    still = FIT.model_copy(update={"dropout": 0.0, "modality_dropout": 0.0})
+    folds = [folds_of(labels), [training(rows.clip[1:], labels) for rows in folds_of(labels)]]
+    configs = [config("concat", seed=3), config("concat", seed=4).model_copy(update={"name": "two"})]
+    both = fit_learners(features, folds, configs, still, CLASSES, 0)
+    for learner, own, one in zip(both, folds, configs, strict=True):
+        alone = fit_learner(features, own, one, still, CLASSES, 0)
+        assert learner.config == one
+        np.testing.assert_allclose(
+            learner.predict(features).probabilities_FNC, alone.predict(features).probabilities_FNC, atol=1e-4
+        )
 
 
 def test_probabilities_and_weights_of_every_fold_and_nan_where_it_abstains():

@@ -1,6 +1,7 @@
 import numpy as np
 from made_clips import clips, feature, named
 
+from mer_ray.config import LearnerConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.evaluation import metrics
 from mer_ray.learners import folds, probe, select
@@ -41,3 +42,14 @@ def test_the_best_of_each_modality_are_taken_in_their_order():
     assert select.best(given, scored, 1) == ["a1", "v", "t"]
     assert select.best(given, scored, 2) == ["a1", "v", "a3", "t"]
     assert select.best(given, scored, 9) == ["a1", "v", "a2", "a3", "t"]
+
+
+def test_only_learners_that_ask_for_it_are_narrowed():
+    given, labels = clips(num_clips=60, absent=0)
+    noise = feature("noise", np.zeros(60, int), 6, 9, "audio")
+    given = FeatureSet(given.clip_ids, (noise, *given.features))
+    names = ["noise", "voice", "words"]
+    learners = [LearnerConfig(name="all", features=names), LearnerConfig(name="few", features=names, top=1)]
+    narrowed = select.narrow(learners, given, labels, folds.make(labels, [None] * 60, 3, 0), 0)
+    assert [learner.features for learner in narrowed] == [names, ["voice", "words"]]
+    assert select.narrow(learners[:1], given, labels, folds.make(labels, [None] * 60, 3, 0), 0) == learners[:1]

@@ -46,12 +46,11 @@ def test_with_three_units_or_more_the_subsets_all_differ():
             assert len({tuple(one.features) for one in resolve("auto", named(*pairs))}) == 4
 
 
-def test_with_fewer_the_fusions_differ_then_the_seeds():
+def test_with_fewer_the_fusions_differ():
     for pairs in ([("f0", "audio")], [("f0", "audio"), ("f1", "text")]):
         made = resolve("auto", named(*pairs))
-        assert [one.name for one in made] == ["all", "all-concat", "all-1", "all-concat-1"]
-        assert [one.fusion.name for one in made] == ["attention", "concat"] * 2
-        assert [one.seed for one in made] == [0, 0, 1, 1]
+        assert [one.name for one in made] == ["all", "all-gated", "all-lmf", "all-attention"]
+        assert [one.fusion.name for one in made] == ["concat", "gated", "lmf", "attention"]
 
 
 def test_whole_modalities_are_left_out_the_joint_one_first():
@@ -86,10 +85,6 @@ def test_awkward_names_still_make_four_learners(names):
     made = resolve("auto", named(*((name, "audio") for name in names)))
     assert len({one.name for one in made}) == 4
     assert len({tuple(one.features) for one in made}) == 4
-
-
-def test_the_seed_of_auto_is_added_to_every_learner():
-    assert [one.seed for one in spec.auto(named(("f0", "audio")), 5)] == [5, 5, 6, 6]
 
 
 def test_learners_of_ones_own_are_taken_as_they_are():

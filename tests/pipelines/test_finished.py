@@ -8,22 +8,27 @@ import numpy as np
 import pytest
 
 from mer_ray.data.features import FeatureSet
+from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, CorruptPartError, FeatureFileError, InputError
 from mer_ray.pipelines import finished, results
+from mer_ray.rounds.ensemble import mean_valence
 
 KINDS = {
     "as shipped": {},
     "all rounds": {"rounds_kept": "all", "ensemble": "mean"},
     "weighed and tempered": {"calibrate": True, "weigh_learners": True, "rounds_kept": "first_and_last"},
     "by speaker": {"standardise": "speaker"},
+    "with valence": {"valence": 1.0, "rounds_kept": "all"},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_runs_own_clips_get_the_runs_own_answers(kind, tmp_path):
-    experiment, _ = made.make(num_labelled=45, num_pool=40, num_test=20, absent=0.3)
-    experiment = replace(experiment, speakers=tuple(f"s{i % 7}" for i in range(len(experiment.labels))))
+    experiment, truth = made.make(num_labelled=45, num_pool=40, num_test=20, absent=0.3)
+    valence = np.where(experiment.labels < 0, np.nan, truth).astype(np.float32)
+    speakers = tuple(f"s{i % 7}" for i in range(len(truth)))
+    experiment = replace(experiment, speakers=speakers, valence=valence)
     store = Store(str(tmp_path))
     run = made_finished.finish(experiment, store, **KINDS[kind])
     results.final_of(run).write(store / "rounds")
@@ -31,10 +36,19 @@ def test_the_runs_own_clips_get_the_runs_own_answers(kind, tmp_path):
     new = np.flatnonzero(experiment.labels < 0)[::-1]
     raw = experiment.features.take(new)
     given = finished.as_learnt(ensemble.final, FeatureSet(raw.clip_ids, raw.features[::-1]))
-    given = finished.standardise(store, given, [experiment.speakers[row] for row in new])
-    said = ensemble.final.combine(np.stack([ensemble.vote(k, given)[0] for k in range(len(ensemble.learners))]))
+    given = finished.standardise(store, given, [experiment.speakers[row] for row in new], Room())
+    heard = [ensemble.vote(place, given) for place in range(len(ensemble.learners))]
+    said = ensemble.final.combine(np.stack([one.probabilities for one in heard]))
     np.testing.assert_allclose(said.probabilities, run.mined.final.probabilities[new], atol=1e-6)
     np.testing.assert_array_equal(said.label, run.mined.final.label[new])
+    if "valence" not in KINDS[kind]:
+        assert run.mined.valence is None
+        return
+    said_valence = mean_valence([one.valence for one in heard], ensemble.final.valence)
+    np.testing.assert_allclose(said_valence, run.mined.valence[new], atol=1e-5)
+    assert np.corrcoef(said_valence, truth[new])[0, 1] > 0.5
+    nobody = ~experiment.features.present[new].any(axis=1)
+    np.testing.assert_allclose(said_valence[nobody], np.nanmean(valence))
 
 
 def test_a_feature_that_no_new_clip_has_is_absent_and_one_of_another_width_refused():

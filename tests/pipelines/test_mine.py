@@ -209,7 +209,7 @@ def test_the_same_command_again_computes_nothing(finished):
         (["data.manifest=none.csv"], "none.csv"),
         (["data.manifest=bad.csv"], "row"),
         (["data.manifest=bad.csv", "mining.strategy=voet"], "did you mean 'vote'"),
-        (["mining.options={min_agre: 2}"], "did you mean 'min_agree'"),
+        (["mining.strategy=vote", "mining.options={min_agre: 2}"], "did you mean 'min_agree'"),
         (["encoders={}"], "nothing to learn from"),
         (
             [

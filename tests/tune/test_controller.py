@@ -23,6 +23,7 @@ from mer_ray.learners.scaling import Scaling
 from mer_ray.mining import base as mining
 from mer_ray.mining import vote
 from mer_ray.tune import controller as controllers
+from mer_ray.tune.ablations import ablate
 from mer_ray.tune.controller import Controller, Mined
 from mer_ray.types import Split
 
@@ -203,7 +204,7 @@ def test_each_model_trains_on_the_other_folds_and_on_its_own_adoptions(done):
     adopted = [row | {"round": number} for number in range(2) for row in done.selected(number)]
     ids = done.experiment.features.clip_ids
     for name in LEARNERS:
-        trial = controller._trial(f"02/{name}", controller.learners[name], last.trained_on)
+        trial = controller.trial(f"02/{name}", controller.learners[name], last.trained_on)
         assert controller.bench.finished(trial) is not None, "the artifact is of these very rows"
         for fold, rows in enumerate(trial.folds):
             assert set(rows.clip) == set(done.experiment.labelled[done.held_out[done.experiment.labelled] != fold])
@@ -353,7 +354,7 @@ def test_what_is_selected_anew_replaces_what_was_and_comes_from_the_whole_pool(t
     first, second, third = done.mined.rounds
     assert third.trained_on is second.selected
     assert set(first.selected.clip) & set(second.selected.clip)
-    trial = done.controller._trial("02/all", done.controller.learners["all"], third.trained_on)
+    trial = done.controller.trial("02/all", done.controller.learners["all"], third.trained_on)
     for fold, rows in enumerate(trial.folds):
         own = third.trained_on.of(fold, 0)
         assert len(own)
@@ -550,7 +551,7 @@ def test_a_wrong_learner_or_strategy_is_refused_before_any_fit(tmp_path):
 def test_mining_gains_over_the_labels_alone_and_shuffled_pseudo_labels_do_not(ray_cluster, tmp_path):
     experiment, truth = made.make(num_labelled=30, num_pool=300, num_test=300, dim=60, distance=2.4)
     gained = mine(tmp_path, experiment, made.settings(rounds=2, guard=True))
-    worth = gained.controller.ablate(gained.mined)
+    worth = ablate(gained.controller, gained.mined)
     test = np.array([split is Split.TEST for split in experiment.splits])
 
     def score(label):
@@ -563,6 +564,9 @@ def test_mining_gains_over_the_labels_alone_and_shuffled_pseudo_labels_do_not(ra
     assert score(worth.control) < first + 0.01
     named = {path.name for path in (gained.rounds / "ablations").iterdir()}
     assert named == {*(f"only_{m}" for m in worth.modalities), *(f"control_{name}" for name in LEARNERS)}
-    again = Controller(experiment, made.settings(rounds=2, guard=True), Store(str(tmp_path)))
-    again.on_fit = lambda folder: pytest.fail(f"{folder} is fitted again")
-    np.testing.assert_array_equal(again.ablate(again.mine()).control, worth.control)
+
+    def fit_nothing(bench, trials, on_done):
+        return {trial.folder: bench.finished(trial) for trial in trials}, {}
+
+    again = Controller(experiment, made.settings(rounds=2, guard=True), Store(str(tmp_path)), fit=fit_nothing)
+    np.testing.assert_array_equal(ablate(again, again.mine()).control, worth.control)

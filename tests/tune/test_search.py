@@ -15,7 +15,11 @@ from mer_ray.tune.controller import Controller
 
 SPACE = {
     "fit": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "hidden": {"choices": [4, 16]}},
-    "mining": {"strategy": ["vote", "topk"], "calibrate": None},
+    "mining": {
+        "strategy": ["vote", "topk"],
+        "calibrate": None,
+        "options": {"k": {"low": 5, "high": 200, "log": True}, "share": None},
+    },
 }
 EXPERIMENT, _ = made.make(num_labelled=45, num_pool=60, num_test=0, distance=3.0)
 
@@ -84,6 +88,7 @@ def kill(number, num_steps):
     return on_change
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_any_state_ends_as_an_undisturbed_one(done, tmp_path):
     for where in ((0, 1), (1, None), (3, 1)):
         with pytest.raises(StorageError, match="the disk is full"):

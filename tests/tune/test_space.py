@@ -51,11 +51,11 @@ def test_what_is_given_takes_the_defaults_place_and_nothing_else(given, expected
 
 def test_the_default_space_is_what_the_search_is_for():
     assert set(by_key({})) == set(space.DEFAULT)
-    assert isinstance(by_key({})["mining.options.k"].low, int)
+    assert by_key({})["mining.options.k"].choices[0] is None, "as shipped: by the share"
 
 
 @pytest.mark.parametrize(
-    ("strategy", "has"), [("vote", {"min_share", "min_agree", "min_probability"}), ("topk", {"k"})]
+    ("strategy", "has"), [("vote", {"min_share", "min_agree", "min_probability"}), ("topk", {"share", "k"})]
 )
 def test_only_options_of_the_drawn_strategy_are_drawn(strategy, has):
     trial = Lowest(strategy)

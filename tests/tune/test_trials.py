@@ -1,0 +1,40 @@
+"""Learners as trials; most of it is seen in test_controller."""
+
+import made_experiment as made
+import numpy as np
+
+from mer_ray.config import PluginConfig
+from mer_ray.data.storage import Store
+from mer_ray.rounds.split import Adoptions
+from mer_ray.rounds.state import Rounds
+from mer_ray.tune import trials
+from mer_ray.tune.trials import Bench, Trial
+
+
+def test_learners_of_one_shape_are_fitted_in_one_program_and_each_leaves_its_own_files(tmp_path):
+    experiment, _ = made.make(num_labelled=30, num_pool=20, num_test=10)
+    first, other, *_ = made.learners()
+    second = first.model_copy(update={"name": "second", "seed": 1})
+    gated = first.model_copy(update={"name": "gated", "fusion": PluginConfig(name="gated")})
+    rows = trials.TrainingRows(
+        experiment.labelled, experiment.labels[experiment.labelled], *_no_pseudo_labels(len(made.CLASSES))
+    )
+    given = [Trial(f"00/{one.name}", one, (rows, rows)) for one in (first, other, second, gated)]
+    groups = trials.alike(given)
+    assert [[trial.learner.name for trial in group] for group in groups] == [
+        [first.name, "second"],
+        [other.name],
+        ["gated"],
+    ]
+    bench = Bench(experiment, made.FIT, Rounds(Store(str(tmp_path))), "digest")
+    bench.work(*groups[0])
+    said = [bench.finished(trial).clean(np.full(60, -1))[0] for trial in groups[0]]
+    assert bench.finished(given[1]) is None
+    here = experiment.features.present.any(axis=1)
+    assert (said[0][here].argmax(axis=1) == said[1][here].argmax(axis=1)).mean() > 0.7
+    assert not np.array_equal(said[0], said[1])
+
+
+def _no_pseudo_labels(num_classes):
+    none = Adoptions.none(num_classes)
+    return none.clip, none.target, none.weight
