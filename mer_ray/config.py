@@ -179,7 +179,7 @@ class MiningConfig(Section):
         "none", description="class shares that the pool's votes are aligned to"
     )
     rounds_kept: Literal["last", "first_and_last", "all"] = Field(
-        "first_and_last", description="rounds whose votes make the final ensemble"
+        "last", description="rounds whose votes make the final ensemble"
     )
     weight: float = Field(1.0, gt=0, description="how much a pseudo-labelled clip counts beside a labelled one")
     guard: bool = Field(True, description="stop when the out-of-fold WAF falls beyond its noise, and drop that round")
