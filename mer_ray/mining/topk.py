@@ -56,7 +56,11 @@ def places(config: Config, num_free: int, context: base.Context) -> NDArray[np.i
         return np.full(num_classes, k, dtype=np.int64)
     reached = config.share * min(1.0, (context.round_number + 1) / config.share_rounds)
     wanted = max(0.0, reached * (num_free + context.num_adopted) - context.num_adopted)
-    return np.ceil(wanted * context.prior_C - 1e-9).astype(np.int64)  # a small pool has places too
+    exact_C = wanted * context.prior_C
+    places_C = np.floor(exact_C + 1e-9).astype(np.int64)
+    left = max(0, round(wanted) - int(places_C.sum()))
+    places_C[np.argsort(places_C - exact_C, kind="stable")[:left]] += 1  # largest remainders first
+    return places_C
 
 
 def surest(
