@@ -401,7 +401,7 @@ def test_a_job_with_everything_in_s3_leaves_its_results_there(finished):
     expected = {"config.yaml", "environment.json", "events.jsonl", "metrics.json", "predictions.parquet"}
     assert expected | {"quarantine.parquet", "report.html", "submission.csv"} <= set(run_dir.files())
     assert predictions(run_dir).num_rows == 90
-    assert run_dir.folders("rounds") == ["00", "01"]
+    assert run_dir.folders("rounds") == ["00", "01", "standardise"]
     assert any(name.startswith("tables/ngrams/") for name in work(run_dir))
 
 
