@@ -5,16 +5,8 @@ from __future__ import annotations
 import sys
 
 from mer_ray.config import ExtractConfig
-from mer_ray.pipelines import command, extract, listing
+from mer_ray.pipelines import command
 
 if __name__ == "__main__":
-    sys.exit(
-        command.main(
-            job="extract",
-            about="Extract features of clips, labelled or not, into one table per encoder; --list shows the encoders.",
-            model=ExtractConfig,
-            pick_file=extract.default_config,
-            run=extract.run,
-            listing=listing.show,
-        )
-    )
+    about = "Extract features of clips, labelled or not, into one table per encoder; --list shows the encoders."
+    sys.exit(command.main(job="extract", about=about, model=ExtractConfig, file="extract.yaml", lists=True))

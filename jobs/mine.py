@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from mer_ray.config import MineConfig
-from mer_ray.pipelines import command, mine
+from mer_ray.pipelines import command, defaults
 
 if __name__ == "__main__":
     about = "Label a pool of clips by rounds of voting learners; with no --config, the embedded demo."
-    sys.exit(command.main(job="mine", about=about, model=MineConfig, pick_file=mine.default_config, run=mine.run))
+    sys.exit(command.main(job="mine", about=about, model=MineConfig, file=defaults.mine))

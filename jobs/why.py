@@ -5,16 +5,8 @@ from __future__ import annotations
 import sys
 
 from mer_ray.config import WhyConfig
-from mer_ray.pipelines import command, why
+from mer_ray.pipelines import command
 
 if __name__ == "__main__":
-    sys.exit(
-        command.main(
-            job="why",
-            about="Tell why a clip got its label: votes, rounds, modalities, labelled clips like it.",
-            model=WhyConfig,
-            pick_file=why.no_config,
-            run=why.run,
-            arguments=why.as_text(sys.argv[1:]),
-        )
-    )
+    about = "Tell why a clip got its label: votes, rounds, modalities, labelled clips like it."
+    sys.exit(command.main(job="why", about=about, model=WhyConfig, texts=["clip"]))

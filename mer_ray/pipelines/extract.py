@@ -22,11 +22,6 @@ from mer_ray.runtime.materialise import Made, Step
 from mer_ray.runtime.session import resolve_run_dir, session
 
 
-def default_config(overrides: Sequence[str]) -> str:
-    """The config file when none is given."""
-    return "extract.yaml"
-
-
 def run(settings: ExtractConfig, dry_run: bool = False) -> int:
     """Do the job, or continue it.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +30,6 @@ from mer_ray.runtime.session import session
 from mer_ray.tune.ablations import Ablations, ablate
 from mer_ray.tune.controller import Controller, Mined
 from mer_ray.types import Clip, Split
-
-
-def default_config(overrides: Sequence[str]) -> str:
-    """The config file when none is given: the demo's, unless the overrides point to something of the user's."""
-    given = dict(override.partition("=")[::2] for override in overrides)
-    if "data.features" in given or Path(given.get("data.root", "/")).joinpath("features").is_dir():
-        return "features.yaml"
-    return "folder.yaml" if {"data.manifest", "data.root"} & given.keys() else "demo.yaml"
 
 
 def run(settings: MineConfig, dry_run: bool = False) -> int:

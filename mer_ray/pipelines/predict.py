@@ -5,7 +5,6 @@ Read ``run`` aloud: the finished run; the new clips; the same features; its lear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -28,11 +27,6 @@ from mer_ray.rounds.ensemble import mean_valence
 from mer_ray.rounds.final import Final
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import resolve_run_dir, session
-
-
-def default_config(overrides: Sequence[str]) -> str:
-    """The config file when none is given."""
-    return "predict.yaml"
 
 
 def run(settings: PredictConfig, dry_run: bool = False) -> int:

@@ -33,11 +33,6 @@ from mer_ray.runtime.session import session
 from mer_ray.types import Split
 
 
-def default_config(overrides: Sequence[str]) -> str:
-    """The config file when none is given."""
-    return "probe.yaml"
-
-
 def run(settings: ProbeConfig, dry_run: bool = False) -> int:
     """Do the job, or continue it.
 

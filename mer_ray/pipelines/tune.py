@@ -6,7 +6,6 @@ Read ``run`` aloud: what the user brought; its tables, made once; trials; their 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,12 +35,6 @@ from mer_ray.tune.search import Searched
 
 BEST = "best.yaml"
 _MOST_ROWS = 10
-
-
-def default_config(overrides: Sequence[str]) -> str:
-    """The config file when none is given: a search on the demo, unless the overrides point to the user's own."""
-    chosen = mine.default_config(overrides)
-    return "tune.yaml" if chosen == "demo.yaml" else chosen
 
 
 def run(settings: TuneConfig, dry_run: bool = False) -> int:

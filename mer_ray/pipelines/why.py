@@ -33,20 +33,6 @@ from mer_ray.runtime.session import resolve_run_dir
 _FACES_SHOWN = 4
 
 
-def no_config(overrides: Sequence[str]) -> str:
-    """The config file when none is given: there is none."""
-    return ""
-
-
-def as_text(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the clip's id quoted: as YAML some ids are numbers.
-
-    >>> as_text(["clip=007", "run.dir=runs/demo"])
-    ['clip="007"', 'run.dir=runs/demo']
-    """
-    return [f"clip={json.dumps(one[5:])}" if one.startswith("clip=") else one for one in arguments]
-
-
 def run(settings: WhyConfig, dry_run: bool = False) -> int:
     """Tell the story of ``settings.clip``, and write it to ``settings.html`` unless this is a dry run.
 

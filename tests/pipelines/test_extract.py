@@ -141,8 +141,7 @@ def test_bad_input_is_one_clear_message_before_anything_starts(tmp_path, monkeyp
         job="extract",
         about="",
         model=ExtractConfig,
-        pick_file=job.default_config,
-        run=job.run,
+        file="extract.yaml",
         arguments=["data.manifest=clips.csv", "run.dir=run", *arguments],
     )
     assert code == 2

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mer_ray import config
-from mer_ray.pipelines import mine
+from mer_ray.pipelines import defaults
 
 CLASSES = ("anger", "happiness", "neutral")
 SCRIPT = str(config.REPOSITORY / "jobs" / "mine.py")
@@ -253,4 +253,4 @@ def test_a_dry_run_says_what_would_be_made_and_makes_nothing(bundle, tmp_path):
     ],
 )
 def test_what_is_given_picks_the_config(overrides, file):
-    assert mine.default_config(overrides) == file
+    assert defaults.mine(overrides) == file

@@ -136,8 +136,3 @@ def test_why_names_the_nearest_clip_and_the_reason_of_a_lost_one(finished):
     trained = why.gather(store, "c03", with_faces=False)
     assert trained.clip.given_label == "anger"
     assert all(not one.said for one in trained.rounds)
-
-
-def test_a_clip_is_named_by_text_even_where_yaml_reads_a_number():
-    (override,) = why.as_text(["clip=007"])
-    assert config.load(config.WhyConfig, "", [override]).clip == "007"

@@ -91,8 +91,7 @@ def test_what_cannot_be_probed_is_told_before_anything_starts(tmp_path, monkeypa
         job="probe",
         about="",
         model=ProbeConfig,
-        pick_file=probe.default_config,
-        run=probe.run,
+        file="probe.yaml",
         arguments=["data.manifest=clips.csv", "run.dir=run", *arguments],
     )
     assert code == 2

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mer_ray.config import MineConfig, TuneConfig, load
-from mer_ray.pipelines import command, tune
+from mer_ray.pipelines import command, defaults, tune
 
 ARGUMENTS = (
     "--config=jobs/configs/features.yaml",
@@ -109,8 +109,7 @@ def test_bad_input_is_told_before_anything_starts(tmp_path, monkeypatch, capsys,
         job="tune",
         about="",
         model=TuneConfig,
-        pick_file=tune.default_config,
-        run=tune.run,
+        file=defaults.tune,
         arguments=["run.dir=run", *arguments],
     )
     assert code == 2
@@ -122,4 +121,4 @@ def test_bad_input_is_told_before_anything_starts(tmp_path, monkeypatch, capsys,
     ("overrides", "file"), [([], "tune.yaml"), (["data.features=d", "data.manifest=x"], "features.yaml")]
 )
 def test_what_is_given_picks_the_config(overrides, file):
-    assert tune.default_config(overrides) == file
+    assert defaults.tune(overrides) == file
