@@ -16,23 +16,13 @@ from mer_ray.config import RuntimeConfig
 
 @contextmanager
 def session(runtime: RuntimeConfig) -> Iterator[None]:
-    """A connection to Ray for the time of the block: the cluster of ``RAY_ADDRESS``, or one embedded in this process.
+    """A connection to Ray for the block: what this process has, the cluster of ``RAY_ADDRESS``, or one embedded in it.
 
-    An embedded one is shut down at the end; a cluster that was there stays.
+    What was embedded here is shut down at the end; what was there stays.
     """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto" if is_submitted_job() else os.environ["RAY_ADDRESS"], **quiet)
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one machine, one user, loopback only
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong reaches the driver as an exception
-        ray.init(
-            address="local",
-            num_cpus=runtime.num_cpus,
-            object_store_memory=runtime.object_store_bytes,
-            include_dashboard=False,
-            **quiet,
-        )
+    was_there = ray.is_initialized()
+    if not was_there:
+        _connect(runtime)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -40,7 +30,24 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        if not was_there:
+            ray.shutdown()
+
+
+def _connect(runtime: RuntimeConfig) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto" if is_submitted_job() else os.environ["RAY_ADDRESS"], **quiet)
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one machine, one user, loopback only
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong reaches the driver as an exception
+    ray.init(
+        address="local",
+        num_cpus=runtime.num_cpus,
+        object_store_memory=runtime.object_store_bytes,
+        include_dashboard=False,
+        **quiet,
+    )
 
 
 def is_submitted_job() -> bool:
