@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # light encoders run without the seconds and the memory that 
     from torch import Tensor, nn
 
     from mer_ray.pretrained.architecture import Architecture
-    from mer_ray.pretrained.forward import Item, Runner
+    from mer_ray.pretrained.forward import Features, Item, Runner
 
 
 class Config(BaseModel):
@@ -306,5 +306,5 @@ class PretrainedEncoder(Encoder):
         """Inputs of one forward, on the CPU. Called from another thread on CUDA."""
 
     @abstractmethod
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
-        """(t, D) per payload, of any float type; ``inputs`` are on the device."""
+    def _forward(self, inputs: dict[str, Any]) -> Features:
+        """What the model makes of the payloads; ``inputs`` are on the device."""

@@ -7,12 +7,11 @@ Shapes: F face frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mer_ray.encoders import base
@@ -20,7 +19,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture, open_clip_tower
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images, frame_items
 from mer_ray.pretrained.open_clip_tower import TowerConfig
 from mer_ray.pretrained.weights import Weights
@@ -173,12 +172,12 @@ class Encoder(base.PretrainedEncoder):
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
         return {"pixels": self._images.resized(payloads)}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         assert self._model is not None
         made = self._model(self._images.normalised(inputs["pixels"]))
         if self.config.library == "transformers":
             made = made.image_embeds if self.config.output == "projected" else made.pooler_output
-        return made.float().cpu().split(1)  # type: ignore[no-any-return] # one copy from the device, not one per frame
+        return Features(made.unsqueeze(1))
 
 
 def tiny() -> Encoder:

@@ -5,12 +5,11 @@ Shapes: F face frames, P patches, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -19,7 +18,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images, frame_items
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -111,11 +110,11 @@ class Encoder(base.PretrainedEncoder):
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
         return {"pixels": self._images.resized(payloads)}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         assert self._model is not None
         states_BPD = self._model(self._images.normalised(inputs["pixels"])).last_hidden_state
         made = states_BPD[:, 0] if self.config.output == "cls" else states_BPD[:, 1:].float().mean(dim=1)
-        return made.float().cpu().split(1)  # type: ignore[no-any-return] # one copy from the device, not one per frame
+        return Features(made.unsqueeze(1))
 
 
 def tiny() -> Encoder:

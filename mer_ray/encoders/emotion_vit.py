@@ -8,14 +8,13 @@ Shapes: N images, P patches, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoImageProcessor, ViTConfig, ViTImageProcessor, ViTModel
 
 from mer_ray.encoders import base
@@ -23,7 +22,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images, evenly, frame_items
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -118,11 +117,11 @@ class Encoder(base.PretrainedEncoder):
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
         return {"pixels": self._images.resized(payloads)}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         assert self._model is not None
         states_NPD = self._model(self._images.normalised(inputs["pixels"])).last_hidden_state
         pooled_ND = states_NPD[:, 0] if self.config.pool == "cls" else states_NPD[:, 1:].mean(dim=1)
-        return pooled_ND.float().cpu().split(1)  # type: ignore[no-any-return] # one copy from the device
+        return Features(pooled_ND.unsqueeze(1))
 
 
 def tiled(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -8,14 +8,13 @@ Shapes: S samples, T frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModel,
     Data2VecAudioConfig,
@@ -31,7 +30,7 @@ from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.adapters import add_adapters
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
 from mer_ray.pretrained.weights import LocalPath, Weights
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
@@ -188,14 +187,14 @@ class Encoder(base.PretrainedEncoder):
         lengths = [len(payload) for payload in payloads]
         return {"input_values": made["input_values"], "attention_mask": made["attention_mask"], "lengths": lengths}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         lengths = inputs.pop("lengths")
         if len(set(lengths)) == 1:
             del inputs["attention_mask"]  # nothing is padded; without a mask attention takes its fastest kernel
         assert self._model is not None
         states = self._reader.states(self._model, **inputs)
-        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
-        return [features[i, : self._num_frames(length)] for i, length in enumerate(lengths)]
+        features_BTD = combine(states, self.config.combine, self._learnt)
+        return Features(features_BTD, [(0, self._num_frames(length)) for length in lengths])
 
     @cached_property
     def _strides(self) -> list[tuple[int, int]]:

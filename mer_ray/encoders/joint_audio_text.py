@@ -8,7 +8,6 @@ Shapes: B sequences, T tokens, F spectrogram frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import nn
 from transformers import Qwen2AudioConfig, Qwen2AudioModel, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from mer_ray.encoders import base
@@ -25,7 +24,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pretrained import architecture, spectrogram, tokens
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
 from mer_ray.pretrained.spectrogram import LogMel
 from mer_ray.pretrained.weights import Weights
@@ -218,12 +217,11 @@ class Encoder(base.PretrainedEncoder):
             "spans": [sequence.span for sequence in sequences],
         }
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         spans = inputs.pop("spans")
         assert self._model is not None
         states = self._reader.states(self._model, **inputs, use_cache=False)
-        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
-        return [features[i, start:stop] for i, (start, stop) in enumerate(spans)]
+        return Features(combine(states, self.config.combine, self._learnt), spans)
 
 
 def _byte_tokenizer() -> Any:

@@ -8,12 +8,11 @@ Shapes: T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModel, BertConfig, MPNetConfig, RobertaConfig, XLMRobertaConfig
 
 from mer_ray.encoders import base
@@ -21,7 +20,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture, tokens
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
 from mer_ray.pretrained.tokens import Tokens
 from mer_ray.pretrained.weights import Weights
@@ -154,12 +153,11 @@ class Encoder(base.PretrainedEncoder):
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
         return {**self._tokens.collate(payloads), "spans": [window.span(self.config.tokens) for window in payloads]}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         spans = inputs.pop("spans")
         assert self._model is not None
         states = self._reader.states(self._model, **inputs)
-        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
-        return [features[i, start:stop] for i, (start, stop) in enumerate(spans)]
+        return Features(combine(states, self.config.combine, self._learnt), spans)
 
 
 def _without_pooler(model: Any) -> nn.Module:

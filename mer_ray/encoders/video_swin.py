@@ -15,7 +15,6 @@ Shapes: N windows, K frames of a window, t time steps of it, S pixels of a side,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -36,7 +35,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.weights import Weights
 from mer_ray.pretrained.windows import windows
 from mer_ray.types import Modality
@@ -174,10 +173,10 @@ class Encoder(base.PretrainedEncoder):
         self._patch = int(model.patch_embed.tuple_patch_size[0])
         return model  # type: ignore[no-any-return]
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         assert self._model is not None
         made_NDt = self._model(**inputs).float().unflatten(1, (self.dim, -1))
-        return made_NDt.transpose(1, 2).cpu().unbind()  # type: ignore[no-any-return] # one copy from the device
+        return Features(made_NDt.transpose(1, 2))
 
 
 def tiny() -> Encoder:

@@ -9,12 +9,11 @@ Shapes: N windows, K frames of a window, P patches, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import VideoMAEConfig, VideoMAEImageProcessor, VideoMAEModel
 
 from mer_ray.encoders import base
@@ -22,7 +21,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images
 from mer_ray.pretrained.weights import Weights
 from mer_ray.pretrained.windows import windows
@@ -104,10 +103,10 @@ class Encoder(base.PretrainedEncoder):
         (pixels,) = self._images([frame for window in payloads for frame in window])
         return {"pixel_values": pixels.unflatten(0, (len(payloads), -1))}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         assert self._model is not None
         states_NPD = self._model(**inputs).last_hidden_state
-        return states_NPD.float().mean(dim=1).cpu().split(1)  # type: ignore[no-any-return] # one copy from the device
+        return Features(states_NPD.float().mean(dim=1, keepdim=True))
 
 
 def _processor(side: int) -> Any:

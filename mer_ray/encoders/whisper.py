@@ -9,13 +9,12 @@ Shapes: S samples, T frames, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -24,7 +23,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture, spectrogram
 from mer_ray.pretrained.architecture import Architecture
-from mer_ray.pretrained.forward import Item
+from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
 from mer_ray.pretrained.spectrogram import LogMel
 from mer_ray.pretrained.weights import Weights
@@ -162,11 +161,11 @@ class Encoder(base.PretrainedEncoder):
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
         return {"input_features": self._log_mel(payloads), "lengths": [len(payload) for payload in payloads]}
 
-    def _forward(self, inputs: dict[str, Any]) -> Sequence[Tensor]:
+    def _forward(self, inputs: dict[str, Any]) -> Features:
         assert self._model is not None
         states = self._reader.states(self._model, input_features=inputs["input_features"])
-        features = combine(states, self.config.combine, self._learnt).cpu()  # at once, not clip by clip
-        return [features[i, : -(-length // _SAMPLES_PER_FRAME)] for i, length in enumerate(inputs["lengths"])]
+        features_BTD = combine(states, self.config.combine, self._learnt)
+        return Features(features_BTD, [(0, -(-length // _SAMPLES_PER_FRAME)) for length in inputs["lengths"]])
 
 
 def tiny() -> Encoder:

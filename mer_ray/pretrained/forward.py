@@ -44,6 +44,25 @@ class Item:
     payload: Any
 
 
+@dataclass(frozen=True)
+class Features:
+    """What one forward makes of its items, where the model runs.
+
+    Attributes:
+        values_BTD: of any float type, padded to the longest.
+        spans: an item's own positions, its first and the one behind its last; None where all are.
+    """
+
+    values_BTD: Tensor
+    spans: Sequence[tuple[int, int]] | None = None
+
+    def apart(self) -> list[Tensor]:
+        """Float32 (t, D) of each item, on the CPU; one copy from the device."""
+        values_BTD = self.values_BTD.float().cpu()
+        spans = self.spans or [(0, values_BTD.shape[1])] * len(values_BTD)
+        return [values_TD[start:stop] for values_TD, (start, stop) in zip(values_BTD, spans, strict=True)]
+
+
 def buckets(sizes: Sequence[int], budget: int, exact: bool = False) -> list[list[int]]:
     """Cut items into batches of similar length, longest first.
 
@@ -127,7 +146,7 @@ class Runner:
         self,
         items: Sequence[Item],
         collate: Callable[[list[Any]], dict[str, Any]],
-        forward: Callable[[dict[str, Any]], Sequence[Tensor]],
+        forward: Callable[[dict[str, Any]], Features],
         exact: bool = False,
     ) -> list[Tensor]:
         """The result of every item, in their order, float32 on the CPU.
@@ -135,7 +154,7 @@ class Runner:
         Args:
             items: the work.
             collate: payloads to inputs of the model, on the CPU; on CUDA it works ahead in a thread.
-            forward: inputs on the device to one tensor per payload; runs without gradients, under autocast.
+            forward: inputs on the device to features; runs without gradients, under autocast.
             exact: see ``buckets``.
 
         Raises:
@@ -169,7 +188,7 @@ class Runner:
         inputs: dict[str, Any] | None,
         items: Sequence[Item],
         collate: Callable[[list[Any]], dict[str, Any]],
-        forward: Callable[[dict[str, Any]], Sequence[Tensor]],
+        forward: Callable[[dict[str, Any]], Features],
     ) -> list[Tensor]:
         if inputs is None:
             inputs = collate([items[i].payload for i in bucket])
@@ -188,7 +207,7 @@ class Runner:
         parts = (bucket[:half], bucket[half:])
         return [result for part in parts for result in self._run(part, None, items, collate, forward)]
 
-    def forward(self, inputs: dict[str, Any], forward: Callable[[dict[str, Any]], Sequence[Tensor]]) -> list[Tensor]:
+    def forward(self, inputs: dict[str, Any], forward: Callable[[dict[str, Any]], Features]) -> list[Tensor]:
         """One batch of ``map``: its inputs to the device, through the model, its results back as float32."""
         there = {
             name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -196,7 +215,7 @@ class Runner:
         }
         is_half = self.dtype == torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=is_half), _without_tf32():
-            return [result.float().cpu() for result in forward(there)]
+            return forward(there).apart()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mer_ray.errors import ClipError, ConfigError, Reason
-from mer_ray.pretrained.forward import Item, Runner, buckets, pick_device
+from mer_ray.pretrained.forward import Features, Item, Runner, buckets, pick_device
 
 
 @given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 2000), st.booleans())
@@ -40,7 +40,7 @@ def items_of(lengths):
 
 
 def doubled(inputs):
-    return [row[:n, None] * 2 for row, n in zip(inputs["x"], inputs["lengths"], strict=True)]
+    return Features(2 * inputs["x"].unsqueeze(2), [(0, n) for n in inputs["lengths"]])
 
 
 def test_results_come_in_the_order_of_the_items():

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mer_ray.errors import ConfigError, PluginError
-from mer_ray.pretrained.forward import Item, Runner
+from mer_ray.pretrained.forward import Features, Item, Runner
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
 
 
@@ -62,7 +62,7 @@ def test_a_forward_that_runs_out_of_memory_leaves_nothing_behind():
 
     def remember(inputs):
         held.append(dict(reader._states))
-        return [reader.states(stack, **inputs)[-1]]
+        return Features(reader.states(stack, **inputs)[-1])
 
     def fall_over(module, arguments, output):
         if len(held) == 1:
