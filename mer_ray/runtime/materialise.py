@@ -193,7 +193,7 @@ def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, prepared.schema) as writer:
         writer.write_table(prepared)
-    return rows.append_column("payload", pa.array([sink.getvalue()], pa.large_binary()))
+    return rows.append_column("payload", pa.array([sink.getvalue().to_pybytes()], pa.large_binary()))
 
 
 def _payload(rows: pa.Table) -> pa.Table | None:
