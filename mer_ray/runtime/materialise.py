@@ -160,9 +160,10 @@ def _stream(worker: Worker, batches: Sequence[Batch]) -> Iterator[dict[str, Any]
 def _pool(resources: Resources, num_batches: int) -> ActorPoolStrategy:
     """As many actors as the cluster's CPUs (or GPUs) take, and no more than there are batches."""
     cluster = ray.cluster_resources()
-    fits = int(cluster.get("CPU", 1) // resources.cpus)
-    if resources.gpus:
-        fits = min(fits, int(cluster.get("GPU", 0) // resources.gpus))
+    cpus = cluster.get("CPU", 1)
+    fits = int(cpus // resources.cpus)
+    if resources.gpus:  # a CPU is left to what prepares their batches: without it they would wait for ever
+        fits = min(int((cpus - 1) // resources.cpus), int(cluster.get("GPU", 0) // resources.gpus))
     initial = max(1, min(fits, num_batches, resources.max_actors or fits))
     most = max(initial, min(num_batches, resources.max_actors or num_batches))
     least = min(resources.min_actors, initial)

@@ -1,9 +1,12 @@
 """Beside a GPU a task loads and prepares each batch before its actor takes it."""
 
 import pickle
+import subprocess
+import sys
 
 import cloudpickle
 import pyarrow as pa
+import pytest
 from made_stages import LengthStage
 
 from mer_ray.data.storage import Store
@@ -27,3 +30,22 @@ def test_what_a_task_prepared_is_what_the_actor_works_on(tmp_path, monkeypatch):
     assert actor(rows)["rows"].to_pylist() == [2]
     refs = table.index({"a": "1", "b": "2"})
     assert table.take([refs["a"], refs["b"]], ["letters"])["letters"].to_pylist() == [4, 7]
+
+
+SCRIPT = """
+import ray
+from mer_ray.benchmarks import overhead
+from mer_ray.stages.base import Resources
+
+ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+overhead.NothingStage.__init__ = lambda self, size: setattr(self, "resources", Resources(batch_size=size, gpus=0.5))
+print(sorted(overhead.materialise_nothing(100, 16)))
+"""
+
+
+@pytest.mark.slow
+def test_a_step_beside_a_gpu_ends_on_two_cpus():
+    """Ray takes our word for the GPU; its actors must leave a CPU to the tasks that prepare for them."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "overhead_seconds_per_clip" in done.stdout
