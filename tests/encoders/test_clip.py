@@ -6,6 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from closeness import assert_close
 from open_clip.transform import image_transform
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -69,11 +70,6 @@ def clips(*shapes):
 CLIPS = clips((3, 48), (1, 20), (7, 32), (4, 128))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize("output", ["projected", "pooled"])
 def test_it_gives_what_transformers_gives_frame_by_frame(whole, output):
     model = CLIPModel.from_pretrained(whole).eval()
@@ -85,7 +81,7 @@ def test_it_gives_what_transformers_gives_frame_by_frame(whole, output):
             with torch.inference_mode():
                 pooled = model.vision_model(pixels).pooler_output
                 wanted = model.visual_projection(pooled) if output == "projected" else pooled
-            close(vector, wanted[0].numpy())
+            assert_close(vector, wanted[0].numpy())
 
 
 @pytest.mark.parametrize("output", ["projected", "pooled"])
@@ -98,7 +94,7 @@ def test_it_gives_what_open_clip_gives_frame_by_frame(published, output):
     for ours, given in zip(encoded, CLIPS, strict=True):
         for vector, frame in zip(ours, given.faces, strict=True):
             with torch.inference_mode():
-                close(vector, model.encode_image(encoder._images([frame]))[0].numpy())
+                assert_close(vector, model.encode_image(encoder._images([frame]))[0].numpy())
     assert encoded[0].shape[1] == encoder.dim == {"projected": 24, "pooled": 32}[output]
 
 
@@ -142,8 +138,8 @@ def test_some_frames_evenly(whole):
     every = encoder_of(whole).encode(CLIPS)
     some = encoder_of(whole, num_frames=3).encode(CLIPS)
     assert [len(frames) for frames in some] == [3, 1, 3, 3]
-    close(some[2], every[2][[1, 3, 5]])
-    close(some[1], every[1])
+    assert_close(some[2], every[2][[1, 3, 5]])
+    assert_close(some[1], every[1])
 
 
 def test_five_minutes_at_five_frames_a_second():

@@ -4,6 +4,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import AutoImageProcessor, AutoModel, Dinov2Config, Dinov2Model
 
 from mer_ray.encoders import dinov2
@@ -33,11 +34,6 @@ def clips(*shapes):
 CLIPS = clips((3, 48), (1, 20), (7, 42), (4, 128))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize("swiglu", [False, True])
 @pytest.mark.parametrize("output", ["cls", "patches"])
 def test_it_gives_what_the_library_gives_frame_by_frame(folder, output, swiglu):
@@ -52,7 +48,7 @@ def test_it_gives_what_the_library_gives_frame_by_frame(folder, output, swiglu):
             with torch.inference_mode():
                 states = model(**processor(images=frame, return_tensors="pt")).last_hidden_state[0]
             assert len(states) == 10
-            close(vector, (states[0] if output == "cls" else states[1:].mean(0)).numpy())
+            assert_close(vector, (states[0] if output == "cls" else states[1:].mean(0)).numpy())
 
 
 def test_frames_of_all_clips_share_batches(folder):
@@ -64,7 +60,7 @@ def test_some_frames_evenly(folder):
     every = encoder_of(folder).encode(CLIPS)
     some = encoder_of(folder, num_frames=3).encode(CLIPS)
     assert [len(frames) for frames in some] == [3, 1, 3, 3]
-    close(some[2], every[2][[1, 3, 5]])
+    assert_close(some[2], every[2][[1, 3, 5]])
 
 
 def test_five_minutes_at_five_frames_a_second(folder):

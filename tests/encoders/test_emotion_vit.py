@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from PIL import Image
 from transformers import (
     ViTConfig,
@@ -48,11 +49,6 @@ def encoder_of(folder, **options):
     return emotion_vit.Encoder(emotion_vit.Config(weights=Weights(source=str(folder)), device="cpu", **options))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 def reference(model, images):
     """The library's own processor and forward, one image at a time: last hidden states (N, 1 + P, D)."""
     with torch.inference_mode():
@@ -68,7 +64,7 @@ def test_it_gives_what_the_library_gives_frame_by_frame(pool):
     given = clips()
     for ours, clip in zip(encoder_of(folder, pool=pool).encode(given), given, strict=True):
         states = reference(model, clip.faces)
-        close(ours, (states[:, 0] if pool == "cls" else states[:, 1:].mean(1)).numpy())
+        assert_close(ours, (states[:, 0] if pool == "cls" else states[:, 1:].mean(1)).numpy())
 
 
 def unmasked(model, image):
@@ -86,14 +82,14 @@ def test_weights_of_a_masked_autoencoder_are_taken(made_by):
     folder = architecture.keep_files(model, PROCESSOR)
     (clip,) = clips([2], [40])
     (ours,) = encoder_of(folder).encode([clip])
-    close(ours, torch.cat([unmasked(model, image)[:, 0] for image in clip.faces]).numpy())
+    assert_close(ours, torch.cat([unmasked(model, image)[:, 0] for image in clip.faces]).numpy())
 
 
 def test_weights_of_a_classifier_are_taken():
     model = architecture.randomly(lambda: ViTForImageClassification(ViTConfig(**SIZES)), seed=3)
     folder = architecture.keep_files(model, PROCESSOR)
     (clip,) = clips([2], [40])
-    close(encoder_of(folder).encode([clip])[0], reference(model.vit.eval(), clip.faces)[:, 0].numpy())
+    assert_close(encoder_of(folder).encode([clip])[0], reference(model.vit.eval(), clip.faces)[:, 0].numpy())
 
 
 def test_a_grid_is_one_image_of_evenly_spaced_frames():
@@ -102,7 +98,7 @@ def test_a_grid_is_one_image_of_evenly_spaced_frames():
     (clip,) = clips([12], [48])
     rows = [np.concatenate(clip.faces[[left, right]], axis=1) for left, right in ((1, 4), (7, 10))]
     (ours,) = encoder_of(folder, grid=2).encode([clip])
-    close(ours, reference(model, [np.concatenate(rows)])[:, 0].numpy())
+    assert_close(ours, reference(model, [np.concatenate(rows)])[:, 0].numpy())
 
 
 def test_a_grid_of_one_frame_repeats_it():
@@ -114,7 +110,7 @@ def test_only_so_many_frames_are_taken():
     encoder = encoder_of(emotion_vit.tiny().config.weights.source, num_frames=4)
     long, short = encoder.encode(clips([12, 3], [32, 32]))
     assert (len(long), len(short)) == (4, 3)
-    close(long, encoder.encode([ClipInput(faces=clips([12, 3], [32, 32])[0].faces[[1, 4, 7, 10]])])[0])
+    assert_close(long, encoder.encode([ClipInput(faces=clips([12, 3], [32, 32])[0].faces[[1, 4, 7, 10]])])[0])
 
 
 def test_a_grid_and_a_number_of_frames_contradict_each_other():

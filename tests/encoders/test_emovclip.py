@@ -4,6 +4,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from mer_ray.encoders import clip, emovclip
@@ -32,11 +33,6 @@ def clips(*shapes):
 CLIPS = clips((3, 48), (1, 20), (7, 32), (4, 128))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 def test_a_video_is_the_mean_of_its_frames_read_with_prompts(tiny):
     source = tiny.config.weights.source
     processor = CLIPImageProcessor.from_pretrained(source)
@@ -50,7 +46,7 @@ def test_a_video_is_the_mean_of_its_frames_read_with_prompts(tiny):
                 for layer, token in zip(tower.encoder.layers, prompts.vision, strict=True):
                     h = layer(torch.cat([h, token[None]], dim=1), None)[:, : h.shape[1]]
                 frames.append(model.visual_projection(tower.post_layernorm(h[:, 0]))[0])
-        close(ours, torch.stack(frames).mean(0, keepdim=True).numpy())
+        assert_close(ours, torch.stack(frames).mean(0, keepdim=True).numpy())
 
 
 def test_without_the_prompts_it_is_the_mean_of_plain_clip(tiny):
@@ -60,7 +56,7 @@ def test_without_the_prompts_it_is_the_mean_of_plain_clip(tiny):
     bare.load()
     bare._model.vision_model.encoder = bare._model.vision_model.encoder.encoder
     for ours, prompted, mean in zip(bare.encode(CLIPS), tiny.encode(CLIPS), means, strict=True):
-        close(ours, mean)
+        assert_close(ours, mean)
         assert np.abs(prompted - mean).max() > 1e-2 * np.abs(mean).max()
 
 
@@ -71,7 +67,7 @@ def test_one_vector_for_five_minutes(tiny):
 
 def test_fewer_frames_are_evenly_chosen(tiny):
     some = variant(tiny, num_frames=3).encode(CLIPS)[2]
-    close(some, tiny.encode([ClipInput(faces=CLIPS[2].faces[[1, 3, 5]])])[0])
+    assert_close(some, tiny.encode([ClipInput(faces=CLIPS[2].faces[[1, 3, 5]])])[0])
 
 
 def test_without_a_file_of_prompts_it_says_where_to_turn(tiny):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import (
@@ -59,11 +60,6 @@ def reference(folder, clip):
         )
 
 
-def close(ours, theirs, spread=1e-4):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=spread * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -78,7 +74,7 @@ def test_it_gives_what_the_library_gives_clip_by_clip(folder, options, expected)
     clips = voices()
     encoder = encoder_of(folder, budget=2**40, **options)
     for ours, clip in zip(encoder.encode(clips), clips, strict=True):
-        close(ours, expected(reference(folder, clip).hidden_states)[0].numpy())
+        assert_close(ours, expected(reference(folder, clip).hidden_states)[0].numpy())
 
 
 def test_in_bfloat16_a_clip_is_near_what_the_library_gives_in_float32(folder):
@@ -86,8 +82,8 @@ def test_in_bfloat16_a_clip_is_near_what_the_library_gives_in_float32(folder):
     encoder = encoder_of(folder, dtype="bfloat16", budget=2**40)
     assert len(encoder.batches(clips)) == (4 if encoder.exact else 1)
     for ours, clip in zip(encoder.encode(clips), clips, strict=True):
-        close(ours, encoder.encode([clip])[0], 2e-2)
-        close(ours, torch.stack(reference(folder, clip).hidden_states[-4:]).mean(0)[0].numpy(), 6e-2)
+        assert_close(ours, encoder.encode([clip])[0], 2e-2)
+        assert_close(ours, torch.stack(reference(folder, clip).hidden_states[-4:]).mean(0)[0].numpy(), 6e-2)
 
 
 def test_models_that_padding_would_change_are_batched_by_length(folder):
@@ -107,7 +103,9 @@ def test_learnt_layer_weights_are_used(folder, tmp_path):
     (clip,) = voices([8_000])
     encoder = encoder_of(folder, layers=[1, 2, 3], combine="weighted", layer_weights=str(tmp_path / "w.safetensors"))
     states = reference(folder, clip).hidden_states
-    close(encoder.encode([clip])[0], sum(w * states[i] for w, i in zip(learnt, (1, 2, 3), strict=True))[0].numpy())
+    assert_close(
+        encoder.encode([clip])[0], sum(w * states[i] for w, i in zip(learnt, (1, 2, 3), strict=True))[0].numpy()
+    )
 
 
 def test_adapters_change_their_layer_and_those_behind_it(folder, tmp_path):
@@ -128,7 +126,7 @@ def test_adapters_change_their_layer_and_those_behind_it(folder, tmp_path):
     np.testing.assert_allclose(adapted[:, 0], without[:, 0], atol=1e-5)
     x = torch.tensor(without[:, 1])
     down = torch.relu(x @ tensors["layers.3.down.weight"].T)
-    close(adapted[:, 1], (x + torch.relu(down @ tensors["layers.3.up.weight"].T)).numpy())
+    assert_close(adapted[:, 1], (x + torch.relu(down @ tensors["layers.3.up.weight"].T)).numpy())
     assert np.abs(adapted[:, 2] - without[:, 2]).max() > 1e-3
 
 
@@ -165,15 +163,15 @@ def test_a_compiled_model_gives_what_it_gives_otherwise():
     plain, compiled = (encoder_of(folder, layers=[0, 1], compile=flag) for flag in (False, True))
     for clips in (voices([12_000, 12_000]), voices([8_000, 8_000])):
         for ours, theirs in zip(compiled.encode(clips), plain.encode(clips), strict=True):
-            close(ours, theirs)
+            assert_close(ours, theirs)
 
 
 def test_the_final_norm_is_an_option():
     folder = hubert.tiny().config.weights.source
     (clip,) = voices([8_000])
     made = reference(folder, clip)
-    close(encoder_of(folder, layers=1).encode([clip])[0], made.hidden_states[-1][0].numpy())
-    close(encoder_of(folder, layers=1, final_norm=True).encode([clip])[0], made.last_hidden_state[0].numpy())
+    assert_close(encoder_of(folder, layers=1).encode([clip])[0], made.hidden_states[-1][0].numpy())
+    assert_close(encoder_of(folder, layers=1, final_norm=True).encode([clip])[0], made.last_hidden_state[0].numpy())
 
 
 def test_a_long_clip_is_encoded_in_windows():
@@ -181,7 +179,7 @@ def test_a_long_clip_is_encoded_in_windows():
     (clip,) = voices([40_000])
     halves = np.array_split(clip.audio, 3)
     together = np.concatenate([encoder.encode([ClipInput(audio=half)])[0] for half in halves])
-    close(encoder.encode([clip])[0], together)
+    assert_close(encoder.encode([clip])[0], together)
 
 
 def test_five_minutes_fit():

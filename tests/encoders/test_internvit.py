@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import (
@@ -49,11 +50,6 @@ def encoder_of(folder, **options):
     return internvit.Encoder(internvit.Config(weights=Weights(source=str(folder)), device="cpu", **options))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 def pixels(folder, image, **options):
     processor = AutoImageProcessor.from_pretrained(folder)
     return processor(image, input_data_format="channels_last", return_tensors="pt", **options)["pixel_values"]
@@ -72,7 +68,7 @@ def test_it_gives_what_the_library_gives_frame_by_frame(pool):
     given = clips()
     for ours, clip in zip(encoder_of(folder, pool=pool).encode(given), given, strict=True):
         states = reference(model, folder, clip)
-        close(ours, (states[:, 0] if pool == "cls" else states[:, 1:].mean(1)).numpy())
+        assert_close(ours, (states[:, 0] if pool == "cls" else states[:, 1:].mean(1)).numpy())
 
 
 def test_another_image_size_interpolates_the_positions():
@@ -83,7 +79,7 @@ def test_another_image_size_interpolates_the_positions():
     (clip,) = clips([2], [40])
     states = reference(model, folder, clip, size={"height": 14, "width": 14})
     assert states.shape[1] == 1 + 2 * 2
-    close(encoder_of(folder, image_size=14).encode([clip])[0], states[:, 0].numpy())
+    assert_close(encoder_of(folder, image_size=14).encode([clip])[0], states[:, 0].numpy())
 
 
 def test_the_vision_tower_of_a_whole_model_is_taken():
@@ -101,7 +97,7 @@ def test_the_vision_tower_of_a_whole_model_is_taken():
     (clip,) = clips([2], [40])
     encoder = encoder_of(folder)
     assert encoder.dim == 32
-    close(encoder.encode([clip])[0], reference(whole.model.vision_tower.eval(), folder, clip)[:, 0].numpy())
+    assert_close(encoder.encode([clip])[0], reference(whole.model.vision_tower.eval(), folder, clip)[:, 0].numpy())
 
 
 ORIGINAL = {
@@ -188,8 +184,8 @@ def original(tmp_path):
 def test_the_original_weights_are_taken(original):
     (clip,) = clips([3], [40])
     expected = torch.stack([original_forward(original_tensors(), pixels(original, face)) for face in clip.faces])
-    close(encoder_of(original).encode([clip])[0], expected[:, 0].numpy())
-    close(encoder_of(original, pool="mean").encode([clip])[0], expected[:, 1:].mean(1).numpy())
+    assert_close(encoder_of(original).encode([clip])[0], expected[:, 0].numpy())
+    assert_close(encoder_of(original, pool="mean").encode([clip])[0], expected[:, 1:].mean(1).numpy())
 
 
 def test_original_weights_of_another_depth_are_refused(original):

@@ -3,6 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from pydantic import ValidationError
 from transformers import (
     AutoTokenizer,
@@ -105,11 +106,6 @@ def from_the_audio_on(ids):
     return slice(int((ids == 1).nonzero()[0]), None)
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -125,7 +121,7 @@ def test_it_gives_what_the_library_gives_clip_by_clip(folder, options, expected)
     encoder = encoder_of(folder, budget=2**40, **options)
     for ours, clip in zip(encoder.encode(given), given, strict=True):
         ((ids, states),) = reference(folder, [clip])
-        close(ours, expected(ids, states).numpy())
+        assert_close(ours, expected(ids, states).numpy())
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
@@ -133,7 +129,7 @@ def test_the_side_of_the_padding_does_not_matter(folder, padding_side):
     given = clips()
     together = reference(folder, given, padding_side)
     for ours, (_, states) in zip(encoder_of(folder, tokens="all").encode(given), together, strict=True):
-        close(ours, torch.stack(states[-4:]).mean(0).numpy())
+        assert_close(ours, torch.stack(states[-4:]).mean(0).numpy())
 
 
 def test_the_default_prompt_asks_for_the_emotion_and_holds_audio_and_transcript():
@@ -164,7 +160,7 @@ def test_audio_beyond_the_models_window_is_not_heard(folder):
     encoder = encoder_of(folder, tokens="audio")
     made = encoder.encode([long, first])
     assert made[0].shape == (125, 32)
-    close(made[0], made[1])
+    assert_close(made[0], made[1])
 
 
 @pytest.mark.parametrize("length", [0, 1, 160, 1_119])
@@ -172,21 +168,21 @@ def test_very_short_audio_is_padded_with_silence(folder, length):
     (clip,) = clips([length], ["yes"])
     padded = ClipInput(audio=np.pad(clip.audio, (0, 1_120 - length)), text="yes")
     ((ids, states),) = reference(folder, [padded])
-    close(encoder_of(folder, layers=1).encode([clip])[0], states[-1][from_the_audio_on(ids)].numpy())
+    assert_close(encoder_of(folder, layers=1).encode([clip])[0], states[-1][from_the_audio_on(ids)].numpy())
 
 
 def test_silence_and_an_empty_transcript_are_read_as_such(folder):
     silent = ClipInput(audio=np.zeros(16_000, np.float32), text="")
     for given in (silent, ClipInput(audio=silent.audio, text=None)):
         ((ids, states),) = reference(folder, [silent])
-        close(encoder_of(folder, layers=1).encode([given])[0], states[-1][from_the_audio_on(ids)].numpy())
+        assert_close(encoder_of(folder, layers=1).encode([given])[0], states[-1][from_the_audio_on(ids)].numpy())
 
 
 def test_a_long_transcript_is_cut(folder):
     long, cut = clips([16_000, 16_000], ["x" * 5_000, "x" * 12])
     long = ClipInput(audio=cut.audio, text=long.text)
     made = encoder_of(folder, max_characters=12).encode([long, cut])
-    close(made[0], made[1])
+    assert_close(made[0], made[1])
     assert len(encoder_of(folder).encode([long])[0]) == len(made[0]) - 12 + 1_024
 
 

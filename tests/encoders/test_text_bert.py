@@ -3,6 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -74,11 +75,6 @@ def reference(folder, text):
     return [state[0] for state in made.hidden_states]
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -92,14 +88,14 @@ def close(ours, theirs):
 def test_texts_beside_each_other_give_what_the_library_gives_one_by_one(folder, options, expected):
     texts = [text for text in TEXTS if text]
     for ours, text in zip(encode(encoder_of(folder, **options), *texts), texts, strict=True):
-        close(ours, expected(reference(folder, text)).numpy())
+        assert_close(ours, expected(reference(folder, text)).numpy())
 
 
 def test_an_empty_transcript_is_the_special_tokens(folder):
     encoder = encoder_of(folder, layers=1)
     for empty in ("", None):
-        close(encode(encoder, empty, "beside it")[0], reference(folder, "")[-1].numpy())
-    close(encode(encoder_of(folder, layers=1, tokens="cls"), "")[0], reference(folder, "")[-1][:1].numpy())
+        assert_close(encode(encoder, empty, "beside it")[0], reference(folder, "")[-1].numpy())
+    assert_close(encode(encoder_of(folder, layers=1, tokens="cls"), "")[0], reference(folder, "")[-1][:1].numpy())
 
 
 def test_a_text_as_long_as_the_model_is_one_window_and_a_longer_one_is_several(folder):
@@ -107,10 +103,10 @@ def test_a_text_as_long_as_the_model_is_one_window_and_a_longer_one_is_several(f
     positions = 62 if encoder.model_config.pad_token_id else 64
     room = positions - 2
     whole = "x" * room
-    close(encode(encoder, whole)[0], reference(folder, whole)[-1][1:-1].numpy())
+    assert_close(encode(encoder, whole)[0], reference(folder, whole)[-1][1:-1].numpy())
     longer = whole + "yz"
     halves = encode(encoder, longer[: (room + 2) // 2], longer[(room + 2) // 2 :])
-    close(encode(encoder, longer)[0], np.concatenate(halves))
+    assert_close(encode(encoder, longer)[0], np.concatenate(halves))
     small = encoder_of(folder, layers=1, window_tokens=12, tokens="cls")
     assert encode(small, "x" * 35)[0].shape == (4, 32)
 
@@ -128,7 +124,7 @@ def test_a_checkpoint_of_a_masked_language_model_is_read():
     with torch.inference_mode():
         ids = AutoTokenizer.from_pretrained(folder)("again", return_tensors="pt")
         last = whole.eval().bert(**ids).last_hidden_state[0, 1:-1]
-    close(encode(encoder_of(folder, layers=1), "again")[0], last.numpy())
+    assert_close(encode(encoder_of(folder, layers=1), "again")[0], last.numpy())
 
 
 @pytest.mark.parametrize("name", text_bert.ARCHITECTURES)
@@ -151,7 +147,7 @@ def test_random_weights_encode(name, monkeypatch):
         encode(encoder_of(f"random:{name}"), "hey"),
     )
     assert made[1].shape == (12, 32)
-    close(made[0], alone[0])
+    assert_close(made[0], alone[0])
 
 
 def test_weights_of_another_family_are_refused(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from pydantic import ValidationError
 from tokenizers import processors
 from transformers import (
@@ -90,11 +91,6 @@ def reference(folder, text):
     return [state[0, first:] for state in states]
 
 
-def close(ours, theirs, spread=1e-4):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=spread * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -106,14 +102,14 @@ def close(ours, theirs, spread=1e-4):
 )
 def test_texts_beside_each_other_give_what_the_library_gives_one_by_one(folder, options, expected):
     for ours, text in zip(encode(encoder_of(folder, **options), *TEXTS), TEXTS, strict=True):
-        close(ours, expected(reference(folder, text)).numpy())
+        assert_close(ours, expected(reference(folder, text)).numpy())
 
 
 def test_in_bfloat16_a_text_is_near_what_the_library_gives_in_float32(folder):
     encoder = encoder_of(folder, dtype="bfloat16", budget=2**40)
     for ours, text in zip(encode(encoder, *TEXTS), TEXTS, strict=True):
-        close(ours, encode(encoder, text)[0], 2e-2)
-        close(ours, torch.stack(reference(folder, text)[-4:]).mean(0).numpy(), 2e-2)
+        assert_close(ours, encode(encoder, text)[0], 2e-2)
+        assert_close(ours, torch.stack(reference(folder, text)[-4:]).mean(0).numpy(), 2e-2)
 
 
 def test_experts_are_multiplied_in_bfloat16():
@@ -128,13 +124,13 @@ def test_the_last_state_is_behind_the_final_norm(folder):
     tokenizer, model = library(folder)
     with torch.inference_mode():
         final = model(**tokenizer(TEXTS[0], return_tensors="pt")).last_hidden_state[0]
-    close(encode(encoder_of(folder, layers=1, tokens="all"), TEXTS[0])[0], final.numpy())
+    assert_close(encode(encoder_of(folder, layers=1, tokens="all"), TEXTS[0])[0], final.numpy())
 
 
 def test_the_beginning_token_is_a_frame_only_when_wanted():
     content, whole = (encode(encoder_of(folder_of("llama"), tokens=which), "abc")[0] for which in ("content", "all"))
     assert whole.shape == (4, 32)
-    close(content, whole[1:])
+    assert_close(content, whole[1:])
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -145,13 +141,13 @@ def test_an_empty_transcript_is_one_token(family):
         ids = torch.tensor([[tokenizer.bos_token_id]])
         expected = model(input_ids=ids).last_hidden_state[0].numpy()
     for empty in ("", None):
-        close(encode(encoder_of(folder, layers=1), empty, "beside it")[0], expected)
+        assert_close(encode(encoder_of(folder, layers=1), empty, "beside it")[0], expected)
 
 
 def test_a_template_is_put_round_the_transcript():
     folder = folder_of("llama")
     within = encoder_of(folder, template="He said {text}, so")
-    close(encode(within, "{no} {text}")[0], encode(encoder_of(folder), "He said {no} {text}, so")[0])
+    assert_close(encode(within, "{no} {text}")[0], encode(encoder_of(folder), "He said {no} {text}, so")[0])
     assert encode(within, "")[0].shape == (len("He said , so"), 32)
 
 
@@ -164,7 +160,7 @@ def test_a_template_without_one_place_is_refused(template):
 def test_a_long_text_is_encoded_in_windows():
     folder = folder_of("llama")
     halves = np.concatenate(encode(encoder_of(folder), "a" * 13, "b" * 12))
-    close(encode(encoder_of(folder, window_tokens=14), "a" * 13 + "b" * 12)[0], halves)
+    assert_close(encode(encoder_of(folder, window_tokens=14), "a" * 13 + "b" * 12)[0], halves)
 
 
 def test_positions_of_the_model_limit_the_window():
@@ -213,7 +209,7 @@ def test_a_model_with_code_of_its_own_needs_trust(tmp_path, monkeypatch):
     made = encode(encoder_of(folder, weights=trusted, layers=1), "again", "and once more")[0]
     with torch.inference_mode():
         ids = AutoTokenizer.from_pretrained(folder)("again", return_tensors="pt")["input_ids"]
-        close(made, model.model(input_ids=ids).last_hidden_state[0, 1:].numpy())
+        assert_close(made, model.model(input_ids=ids).last_hidden_state[0, 1:].numpy())
     assert list(Path(tmp_path / "modules").rglob("modeling_own.py"))
 
 
@@ -223,7 +219,7 @@ def test_a_checkpoint_with_its_head_is_read():
     with torch.inference_mode():
         ids = AutoTokenizer.from_pretrained(folder)("again", return_tensors="pt")["input_ids"]
         expected = whole.eval().model(input_ids=ids).last_hidden_state[0].numpy()
-    close(encode(encoder_of(folder, layers=1), "again")[0], expected)
+    assert_close(encode(encoder_of(folder, layers=1), "again")[0], expected)
 
 
 @pytest.mark.parametrize("name", text_llm.ARCHITECTURES)
@@ -239,7 +235,7 @@ def test_random_weights_encode(monkeypatch):
     monkeypatch.setattr(text_llm.Encoder, "architectures", {"small": small})
     made, alone = (encode(encoder_of("random:small"), *texts) for texts in (["hey", "a longer one"], ["hey"]))
     assert made[1].shape == (12, 32)
-    close(made[0], alone[0])
+    assert_close(made[0], alone[0])
 
 
 @pytest.mark.parametrize("kind", ["hubert", "bert", "t5", "whisper"])

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file, save_file
 from torchvision.models.video import Swin3D_T_Weights, swin3d_t
 from torchvision.models.video.swin_transformer import SwinTransformer3d
@@ -36,11 +37,6 @@ def encoder_of(folder, **options):
     return video_swin.Encoder(video_swin.Config(weights=Weights(source=str(folder)), device="cpu", **options))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 class Reference:
     """torchvision's own transform and network on one window: what is behind the norm, and what is before the head."""
 
@@ -71,15 +67,15 @@ def test_it_gives_what_torchvision_gives_window_by_window():
     ]
     for ours, wanted in zip(encoder_of(folder).encode(given), expected, strict=True):
         made = [reference(window) for window in wanted]
-        close(ours, np.concatenate([steps for steps, _ in made]))
+        assert_close(ours, np.concatenate([steps for steps, _ in made]))
         if len(made) == 1:
-            close(ours.mean(0), made[0][1])
+            assert_close(ours.mean(0), made[0][1])
 
 
 def test_the_window_and_the_size_are_options():
     folder = video_swin.tiny().config.weights.source
     (clip,) = clips([16], [40])
-    close(
+    assert_close(
         encoder_of(folder, window=8).encode([clip])[0],
         np.concatenate(encoder_of(folder).encode([ClipInput(faces=clip.faces[:8]), ClipInput(faces=clip.faces[8:])])),
     )

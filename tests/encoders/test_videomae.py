@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import (
     VideoMAEConfig,
     VideoMAEForPreTraining,
@@ -38,11 +39,6 @@ def encoder_of(folder, **options):
     return videomae.Encoder(videomae.Config(weights=Weights(source=str(folder)), device="cpu", **options))
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 def reference(model, frames):
     """The library's own processor and forward on one window of 16 frames: its mean last hidden state, (D,)."""
     inputs = PROCESSOR(list(frames), input_data_format="channels_last", return_tensors="pt")
@@ -62,7 +58,7 @@ def test_it_gives_what_the_library_gives_window_by_window():
         [short[[0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4]]],
     ]
     for ours, wanted in zip(encoder_of(folder, budget=2**40).encode(given), expected, strict=True):
-        close(ours, np.stack([reference(model, window) for window in wanted]))
+        assert_close(ours, np.stack([reference(model, window) for window in wanted]))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +77,7 @@ def test_weights_with_a_decoder_or_a_head_are_taken(made_by, options):
     model = architecture.randomly(lambda: made_by(VideoMAEConfig(**SIZES, **options)), seed=3)
     folder = architecture.keep_files(model, PROCESSOR)
     (clip,) = clips([16], [40])
-    close(encoder_of(folder).encode([clip])[0], reference(model.videomae, clip.faces)[None])
+    assert_close(encoder_of(folder).encode([clip])[0], reference(model.videomae, clip.faces)[None])
 
 
 @pytest.mark.parametrize("name", videomae.ARCHITECTURES)

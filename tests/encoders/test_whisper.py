@@ -4,6 +4,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -66,11 +67,6 @@ def reference(folder, samples):
     return [state[0, :frames] for state in made.hidden_states]
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -86,14 +82,14 @@ def test_it_gives_what_the_library_gives_clip_by_clip(folder, options, expected)
     clips = voices()
     encoder = encoder_of(folder, budget=2**40, **options)
     for ours, clip in zip(encoder.encode(clips), clips, strict=True):
-        close(ours, expected(reference(folder, clip.audio)).numpy())
+        assert_close(ours, expected(reference(folder, clip.audio)).numpy())
 
 
 def test_the_window_of_the_published_models_is_30_seconds():
     folder = saved(config=WhisperConfig(**SIZES), seconds=30)
     clips = voices([72_123, 480_000])
     for ours, clip in zip(encoder_of(folder).encode(clips), clips, strict=True):
-        close(ours, reference(folder, clip.audio)[-1].numpy())
+        assert_close(ours, reference(folder, clip.audio)[-1].numpy())
     assert [len(frames) for frames in encoder_of(folder).encode(clips)] == [226, 1500]
 
 
@@ -109,7 +105,7 @@ def test_files_with_a_head_or_without_a_decoder_give_the_same(folder, model_clas
             tensors[f"{prefix}{name.removeprefix('encoder.')}"] = tensor
     save_file(tensors, f"{other}/model.safetensors", metadata={"format": "pt"})
     (clip,) = voices([24_000])
-    close(encoder_of(other).encode([clip])[0], reference(folder, clip.audio)[-1].numpy())
+    assert_close(encoder_of(other).encode([clip])[0], reference(folder, clip.audio)[-1].numpy())
 
 
 def test_the_decoder_is_left_in_the_file_in_silence(folder, caplog, monkeypatch):
@@ -138,7 +134,7 @@ def test_a_long_clip_is_encoded_in_equal_windows_of_whole_frames(folder):
     size = 209 * 320  # 626 frames in three windows
     parts = [clip.audio[start : start + size] for start in (0, size, 2 * size)]
     expected = np.concatenate([reference(folder, part)[-1].numpy() for part in parts])
-    close(encoder_of(folder).encode([clip])[0], expected)
+    assert_close(encoder_of(folder).encode([clip])[0], expected)
 
 
 def test_a_shorter_window_is_the_model_with_its_first_positions(folder):
@@ -150,7 +146,7 @@ def test_a_shorter_window_is_the_model_with_its_first_positions(folder):
     for made, clip in zip(ours, clips, strict=True):
         given = extractor(clip.audio, sampling_rate=16_000, max_length=32_000, return_tensors="pt")
         with torch.inference_mode():
-            close(made, encoder(given.input_features).last_hidden_state[0, : len(clip.audio) // 320].numpy())
+            assert_close(made, encoder(given.input_features).last_hidden_state[0, : len(clip.audio) // 320].numpy())
     assert np.abs(ours[0] - encoder_of(folder).encode(clips)[0]).max() > 1e-3
 
 

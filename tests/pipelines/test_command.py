@@ -14,8 +14,10 @@ JOBS = Path(__file__).parents[2] / "jobs"
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["run.dri=runs/demo"], 2)])
 def test_help_and_a_misspelt_key_do_not_wait_for_what_the_job_needs(arguments, code):
-    command = [sys.executable, "-X", "importtime", JOBS / "mine.py", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    told_to_tell = [sys.executable, "-X", "importtime"]
+    done = subprocess.run(
+        [*told_to_tell, JOBS / "mine.py", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == code, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "mer_ray.config" in imported
