@@ -140,7 +140,7 @@ def _stream(worker: Worker, batches: Sequence[Batch]) -> Iterator[dict[str, Any]
     rows = [{"batch": pickle.dumps(batch)} for batch in batches]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pickled = cloudpickle.dumps(worker)
-    if resources.gpus:
+    if resources.gpus and ray.cluster_resources().get("CPU", 1) >= resources.cpus + 1:  # else the actor does it itself
         dataset = dataset.map_batches(
             _prepare, batch_size=1, batch_format="pyarrow", fn_kwargs={"worker": pickled}, num_cpus=1
         )
