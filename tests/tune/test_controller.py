@@ -3,117 +3,31 @@
 import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import made_experiment as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made_experiment import CLASSES
+from made_mining import LEARNERS, artifacts, brief, mine, same
 
 from mer_ray.config import LearnerConfig, PluginConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
-from mer_ray.learners import folds as folding
-from mer_ray.learners.learner import Learner, Predictions
-from mer_ray.learners.scaling import Scaling
+from mer_ray.learners.learner import Learner
 from mer_ray.mining import base as mining
 from mer_ray.mining import vote
-from mer_ray.tune import controller as controllers
 from mer_ray.tune.ablations import ablate
-from mer_ray.tune.controller import Controller, Mined
+from mer_ray.tune.controller import Controller
 from mer_ray.types import Split
 
-LEARNERS = [learner.name for learner in made.learners()]
 FIGURES = {
     "round", "oof_waf", "learners", "temperatures", "selected", "selected_by_fold", "trained_on", "kept", "reason",
 }  # fmt: skip
 ARTIFACTS = {"model.safetensors", "config.json", "metrics.json", "predictions.safetensors"}
-
-
-@dataclass
-class Done:
-    """A finished loop and what it told."""
-
-    folder: Path
-    experiment: object
-    controller: Controller
-    mined: Mined
-    fits: list = field(default_factory=list)
-    events: list = field(default_factory=list)
-
-    @property
-    def rounds(self):
-        return self.folder / "rounds"
-
-    @property
-    def held_out(self):
-        return self.controller.council.held_out
-
-    def predictions(self, number, learner):
-        return Predictions.from_bytes((self.rounds / f"{number:02d}/{learner}/predictions.safetensors").read_bytes())
-
-    def selected(self, number):
-        return pq.read_table(self.rounds / f"{number:02d}/selected.parquet").to_pylist()
-
-
-def mine(folder, experiment, settings, change=lambda controller: None):
-    fits, events = [], []
-    controller = Controller(
-        experiment,
-        settings,
-        Store(str(folder)),
-        on_event=lambda kind, **fields: events.append((kind, fields)),
-        on_fit=fits.append,
-    )
-    change(controller)
-    return Done(Path(folder), experiment, controller, controller.mine(), fits, events)
-
-
-@pytest.fixture(scope="module")
-def done(ray_cluster, tmp_path_factory):
-    """Two rounds of mining after round 0, on Ray Tune."""
-    experiment, _ = made.make()
-    return mine(tmp_path_factory.mktemp("mined"), experiment, made.settings(rounds=2))
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Fit the learners of a round one after another in this process."""
-
-    def run(bench, trials, on_done):
-        for trial in trials:
-            if bench.finished(trial) is None:
-                bench.work(trial)
-                on_done(trial.folder)
-        return {trial.folder: bench.finished(trial) for trial in trials}, {}
-
-    monkeypatch.setattr(controllers, "run", run)
-
-
-def artifacts(rounds):
-    """What the rounds are, file by file, without the seconds that they took."""
-    found = {str(path.relative_to(rounds)): path.read_bytes() for path in rounds.rglob("*") if path.is_file()}
-    for name, data in found.items():
-        if name.count("/") >= 2 and name.endswith("metrics.json"):
-            found[name] = {key: value for key, value in json.loads(data).items() if key != "seconds"}
-    return found
-
-
-def same(one, other):
-    """Whether two results are equal to the bit."""
-    np.testing.assert_array_equal(one.final.probabilities, other.final.probabilities)
-    np.testing.assert_array_equal(one.final.label, other.final.label)
-    assert len(one.rounds) == len(other.rounds)
-    for a, b in zip(one.rounds, other.rounds, strict=True):
-        assert (a.number, a.learners, a.learner_waf, a.oof_waf) == (b.number, b.learners, b.learner_waf, b.oof_waf)
-        for learner in a.learners:
-            np.testing.assert_array_equal(a.votes[learner], b.votes[learner])
-            np.testing.assert_array_equal(a.weights[learner], b.weights[learner])
-    return True
 
 
 def test_it_learns_something_and_adopts_in_every_round_but_the_last(done):
@@ -273,186 +187,6 @@ def test_fewer_rounds_or_another_policy_on_failure_continue_the_same_experiment(
     assert [path.name for path in tmp_path.iterdir()] == ["rounds"]
 
 
-def assert_same_but_for_rounding(one, other):
-    """Folds are fitted in one batched program, whose sums may round otherwise when another fold's rows differ."""
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
-
-
-def test_labels_of_the_held_out_fold_reach_neither_its_models_nor_its_pseudo_labels(done, tmp_path, here, monkeypatch):
-    """Permute them: every model of that fold, in every round, is the same; those of other folds are not."""
-    fold = 1
-    rows = done.experiment.labelled[done.held_out[done.experiment.labelled] == fold]
-    labels = done.experiment.labels.copy()
-    labels[rows] = np.random.default_rng(0).permutation(labels[rows])
-    assert (labels[rows] != done.experiment.labels[rows]).mean() > 0.3
-    monkeypatch.setattr(folding, "make", lambda *arguments: done.controller.folds)
-    other = mine(tmp_path, replace(done.experiment, labels=labels), made.settings(rounds=2))
-    for number in range(3):
-        for learner in LEARNERS:
-            one, two = (d.predictions(number, learner).probabilities_FNC for d in (done, other))
-            assert_same_but_for_rounding(one[fold], two[fold])
-            others = [np.nanmax(np.abs(one[f] - two[f])) for f in range(3) if f != fold]
-            assert min(others) > 0.01, "the labels changed nothing anywhere"
-        of_fold = [
-            [{**row, "confidence": round(row["confidence"], 4)} for row in d.selected(number) if row["fold"] == fold]
-            for d in (done, other)
-        ]
-        assert of_fold[0] == of_fold[1]
-        assert number == 2 or done.selected(number) != other.selected(number)
-
-
-def brief(settings, **fit):
-    """The same job of shorter fits, for tests of what happens around them."""
-    return settings.model_copy(update={"fit": settings.fit.model_copy(update={"epochs": 8, **fit})})
-
-
-def test_nor_do_they_by_class_shares_growth_or_selecting_anew(tmp_path, here, monkeypatch):
-    experiment, _ = made.make()
-    options = {
-        "strategy": "topk", "options": {"share": 0.6, "share_rounds": 2}, "prior": "labelled", "relabel": "revisit",
-        "split": "all",
-    }  # fmt: skip
-    settings = brief(made.settings(rounds=1, **options))
-    one = mine(tmp_path / "one", experiment, settings)
-    rows = experiment.labelled[one.held_out[experiment.labelled] == 1]
-    labels = experiment.labels.copy()
-    labels[rows] = (labels[rows] + 1) % 3
-    monkeypatch.setattr(folding, "make", lambda *arguments: one.controller.folds)
-    two = mine(tmp_path / "two", replace(experiment, labels=labels), settings)
-    for learner in LEARNERS:
-        first, second = (done.predictions(1, learner).probabilities_FNC for done in (one, two))
-        assert_same_but_for_rounding(first[1], second[1])
-        assert np.nanmax(np.abs(first[0] - second[0])) > 0.01
-
-
-EVERYTHING = {
-    "strategy": "soft", "split": "bootstrap", "relabel": "revisit", "calibrate": True, "weigh_learners": True,
-    "prior": "uniform", "rounds_kept": "all", "weight": 0.5,
-}  # fmt: skip
-
-
-def test_with_every_option_on_a_run_cut_off_anywhere_ends_as_an_undisturbed_one(tmp_path, here):
-    experiment, _ = made.make()
-    settings = brief(made.settings(rounds=2, **EVERYTHING))
-    whole = mine(tmp_path / "whole", experiment, settings)
-    assert [len(one.selected) > 0 for one in whole.mined.rounds] == [True, True, False]
-    for place, (number, learner) in enumerate([(0, "all"), (1, "no_face"), (2, "no_words")]):
-        cut = tmp_path / f"cut{place}"
-        shutil.copytree(tmp_path / "whole", cut)
-        shutil.rmtree(cut / f"rounds/{number:02d}/{learner}")
-        for name in ("votes.parquet", "selected.parquet", "metrics.json"):
-            (cut / f"rounds/{number:02d}" / name).unlink()
-        again = mine(cut, experiment, settings)
-        assert again.fits == [f"{number:02d}/{learner}"]
-        assert same(again.mined, whole.mined)
-        assert artifacts(cut / "rounds") == artifacts(tmp_path / "whole/rounds")
-
-
-def test_what_is_selected_anew_replaces_what_was_and_comes_from_the_whole_pool(tmp_path, here):
-    experiment, _ = made.make()
-    done = mine(tmp_path, experiment, brief(made.settings(rounds=2, **EVERYTHING)))
-    first, second, third = done.mined.rounds
-    assert third.trained_on is second.selected
-    assert set(first.selected.clip) & set(second.selected.clip)
-    trial = done.controller.trial("02/all", done.controller.learners["all"], third.trained_on)
-    for fold, rows in enumerate(trial.folds):
-        own = third.trained_on.of(fold, 0)
-        assert len(own)
-        np.testing.assert_array_equal(rows.pseudo_target, own.target)
-        np.testing.assert_array_equal(rows.pseudo_weight, own.weight)
-        assert ((own.target > 0) & (own.target < 1)).any(), "targets are soft"
-        assert (own.weight % 0.5 != 0).any() or (own.weight > 0.5).any()
-
-
-def test_votes_are_tempered_by_what_is_recorded_and_learners_weigh_by_their_score(tmp_path, here):
-    experiment, _ = made.make()
-    done = mine(tmp_path, experiment, made.settings(rounds=0, calibrate=True, weigh_learners=True))
-    (one,) = done.mined.rounds
-    told = json.loads((done.rounds / "00/metrics.json").read_text())["temperatures"]
-    assert {name: tuple(by_fold) for name, by_fold in told.items()} == one.temperatures
-    raw = done.predictions(0, "all").probabilities_FNC.astype(float)
-    powers = raw ** (1 / np.array(told["all"]))[:, None, None]
-    tempered = powers / powers.sum(axis=2, keepdims=True)
-    free = np.flatnonzero(experiment.labels < 0)
-    np.testing.assert_allclose(one.votes["all"][free], tempered.mean(axis=0)[free], atol=1e-5)
-    assert sum(done.mined.weights.values()) == pytest.approx(1)
-    assert max(done.mined.weights, key=done.mined.weights.get) == "all"
-    weighed = sum(done.mined.weights[name] * np.nan_to_num(one.votes[name][free]) for name in LEARNERS)
-    voting = sum(done.mined.weights[name] * ~np.isnan(one.votes[name][free, 0]) for name in LEARNERS)
-    np.testing.assert_allclose(done.mined.final.probabilities[free], weighed / voting[:, None], rtol=1e-6)
-
-
-@pytest.mark.parametrize(("kept", "numbers"), [("last", [2]), ("first_and_last", [0, 2]), ("all", [0, 1, 2])])
-def test_the_final_ensemble_is_of_the_rounds_that_are_to_be_kept(done, tmp_path, kept, numbers):
-    shutil.copytree(done.folder, tmp_path, dirs_exist_ok=True)
-    again = mine(tmp_path, done.experiment, made.settings(rounds=2, rounds_kept=kept))
-    assert again.fits == [], "which rounds vote at the end does not change those that are made"
-    votes = np.stack([[done.mined.rounds[n].votes[name] for n in numbers] for name in LEARNERS]).mean(axis=1)
-    voting = ~np.isnan(votes).any(axis=(0, 2))
-    np.testing.assert_allclose(again.mined.final.probabilities[voting], votes.mean(axis=0)[voting])
-
-
-def speaking(one_emotion_each=False):
-    """Six speakers whose voices, faces and words stand apart; or three, each of one emotion, which is all they tell."""
-    experiment, truth = made.make(num_labelled=90)
-    speakers = truth if one_emotion_each else np.arange(len(truth)) // 3 % 6
-    apart = 0.0 if one_emotion_each else 4.0
-    features = tuple(
-        replace(f, values=f.values + (apart * np.random.default_rng(7).normal(size=(6, 8)))[speakers].astype("f4"))
-        for f in experiment.features.features
-    )
-    features = FeatureSet(experiment.features.clip_ids, features)
-    return replace(experiment, features=features, speakers=tuple(f"speaker{s}" for s in speakers))
-
-
-def by(how):
-    return brief(made.settings(rounds=1), standardise=how)
-
-
-def test_features_are_standardised_by_speaker_where_that_wins_out_of_fold(tmp_path, here):
-    experiment = speaking()
-    done = mine(tmp_path / "auto", experiment, by("auto"))
-    told = json.loads((done.rounds / "standardise/metrics.json").read_text())
-    assert told["chosen"] == "speaker"
-    assert told["oof_waf"]["speaker"] > told["oof_waf"]["fold"] + told["noise"]
-    assert ("standardised", told) in done.events
-    speaker = mine(tmp_path / "speaker", experiment, by("speaker"))
-    assert same(speaker.mined, done.mined), "round 0 is the fit that was tried"
-    assert not (speaker.rounds / "standardise").exists()
-    scaling = (done.rounds / "scaling.safetensors").read_bytes()
-    assert scaling == (speaker.rounds / "scaling.safetensors").read_bytes()
-    scaled = Scaling.from_bytes(scaling).apply(experiment.features, experiment.speakers)
-    learner = done.rounds / "01/all"
-    files = {name: (learner / name).read_bytes() for name in ("model.safetensors", "config.json")}
-    predicted = Learner.from_files(files).predict(scaled)
-    assert predicted.to_bytes() == (learner / "predictions.safetensors").read_bytes()
-
-
-def test_features_stay_as_they_are_where_that_is_better(tmp_path, here):
-    done = mine(tmp_path, speaking(one_emotion_each=True), by("auto"))
-    assert json.loads((done.rounds / "standardise/metrics.json").read_text())["chosen"] == "fold"
-    assert not (done.rounds / "scaling.safetensors").exists()
-    np.testing.assert_array_equal(
-        done.controller.experiment.features.features[0].values, done.experiment.features.features[0].values
-    )
-
-
-@pytest.mark.parametrize(
-    "lost", ["standardise/fold/all", "standardise/speaker/no_face", "00/all", "scaling.safetensors"]
-)
-def test_a_choice_that_was_cut_off_is_made_again_the_same(tmp_path, here, lost):
-    experiment = speaking()
-    whole = mine(tmp_path, experiment, by("auto"))
-    before = artifacts(whole.rounds)
-    place = whole.rounds / lost
-    shutil.rmtree(place) if place.is_dir() else place.unlink()
-    (whole.rounds / "standardise/metrics.json").unlink()
-    again = mine(tmp_path, experiment, by("auto"))
-    assert again.fits == ([lost] if lost.startswith("00") else []), "round 0 is taken from what was tried"
-    assert same(again.mined, whole.mined)
-    assert artifacts(again.rounds) == before
-
-
 class Liar(mining.Strategy):
     """Adopts every clip, and says of each what the learners do not."""
 
@@ -541,7 +275,7 @@ def test_a_wrong_learner_or_strategy_is_refused_before_any_fit(tmp_path):
     with pytest.raises(ConfigError, match=r"mining\.prior"):
         Controller(experiment, made.settings(prior={"joy": 1.0}), Store(str(tmp_path)))
     with pytest.raises(ConfigError, match="no clip has a speaker"):
-        Controller(experiment, by("speaker"), Store(str(tmp_path)))
+        Controller(experiment, brief(made.settings(), standardise="speaker"), Store(str(tmp_path)))
     with pytest.raises(ConfigError, match="min_agre"):
         Controller(experiment, made.settings(options={"min_agre": 2}), Store(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
