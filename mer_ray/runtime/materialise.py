@@ -30,6 +30,7 @@ from mer_ray.stages.base import Resources, Stage
 from mer_ray.types import Clip
 
 _LOG = logging.getLogger(__name__)
+_AHEAD_CPUS = 1
 
 
 @dataclass(frozen=True)
@@ -140,16 +141,17 @@ def _stream(worker: Worker, batches: Sequence[Batch]) -> Iterator[dict[str, Any]
     rows = [{"batch": pickle.dumps(batch)} for batch in batches]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pickled = cloudpickle.dumps(worker)
-    if resources.gpus and ray.cluster_resources().get("CPU", 1) >= resources.cpus + 1:  # else the actor does it itself
+    ahead_cpus = _ahead_cpus(resources, ray.cluster_resources())
+    if ahead_cpus:
         dataset = dataset.map_batches(
-            _prepare, batch_size=1, batch_format="pyarrow", fn_kwargs={"worker": pickled}, num_cpus=1
+            _prepare, batch_size=1, batch_format="pyarrow", fn_kwargs={"worker": pickled}, num_cpus=ahead_cpus
         )
     dataset = dataset.map_batches(
         _Actor,
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs={"worker": pickled},
-        compute=_pool(resources, len(batches)),
+        compute=_pool(resources, len(batches), ahead_cpus),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
         memory=resources.memory_bytes,
@@ -157,13 +159,24 @@ def _stream(worker: Worker, batches: Sequence[Batch]) -> Iterator[dict[str, Any]
     yield from dataset.iter_rows()
 
 
-def _pool(resources: Resources, num_batches: int) -> ActorPoolStrategy:
+def _ahead_cpus(resources: Resources, cluster: Mapping[str, float]) -> int:
+    """CPUs of a task that prepares a batch ahead of its actor, which are never given to actors; 0 where none does.
+
+    Beside a GPU one does, but where an actor and a task do not fit side by side and would wait for each other for ever.
+    A cluster whose GPUs are still to come brings CPUs with them.
+    """
+    if not resources.gpus:
+        return 0
+    there = cluster.get("GPU", 0) >= resources.gpus
+    return 0 if there and cluster.get("CPU", 0) < resources.cpus + _AHEAD_CPUS else _AHEAD_CPUS
+
+
+def _pool(resources: Resources, num_batches: int, ahead_cpus: int) -> ActorPoolStrategy:
     """As many actors as the cluster's CPUs (or GPUs) take, and no more than there are batches."""
     cluster = ray.cluster_resources()
-    cpus = cluster.get("CPU", 1)
-    fits = int(cpus // resources.cpus)
-    if resources.gpus:  # a CPU is left to what prepares their batches: without it they would wait for ever
-        fits = min(int((cpus - 1) // resources.cpus), int(cluster.get("GPU", 0) // resources.gpus))
+    fits = int((cluster.get("CPU", 1) - ahead_cpus) // resources.cpus)
+    if resources.gpus:
+        fits = min(fits, int(cluster.get("GPU", 0) // resources.gpus))
     initial = max(1, min(fits, num_batches, resources.max_actors or fits))
     most = max(initial, min(num_batches, resources.max_actors or num_batches))
     least = min(resources.min_actors, initial)

@@ -7,6 +7,7 @@ import sys
 import cloudpickle
 import pyarrow as pa
 import pytest
+import ray
 from made_stages import LengthStage
 
 from mer_ray.data.storage import Store
@@ -14,6 +15,7 @@ from mer_ray.data.table import Table
 from mer_ray.runtime import materialise
 from mer_ray.runtime.batches import Batch
 from mer_ray.runtime.worker import Worker
+from mer_ray.stages.base import Resources
 
 
 def test_what_a_task_prepared_is_what_the_actor_works_on(tmp_path, monkeypatch):
@@ -30,6 +32,27 @@ def test_what_a_task_prepared_is_what_the_actor_works_on(tmp_path, monkeypatch):
     assert actor(rows)["rows"].to_pylist() == [2]
     refs = table.index({"a": "1", "b": "2"})
     assert table.take([refs["a"], refs["b"]], ["letters"])["letters"].to_pylist() == [4, 7]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpus", "expected"),
+    [
+        ({"CPU": 16, "GPU": 1}, 0.0, (0, 16)),
+        ({"CPU": 16, "GPU": 4}, 0.5, (1, 8)),
+        ({"CPU": 3, "GPU": 4}, 0.5, (1, 2)),
+        ({"CPU": 2, "GPU": 1}, 1.0, (1, 1)),
+        ({"CPU": 1, "GPU": 1}, 1.0, (0, 1)),
+        ({"CPU": 1}, 1.0, (1, 1)),
+        ({}, 1.0, (1, 1)),
+    ],
+    ids=["no GPU", "by GPUs", "by CPUs", "side by side", "alone", "GPUs to come", "an empty cluster"],
+)
+def test_actors_leave_a_cpu_to_what_prepares_for_them_where_both_fit(monkeypatch, cluster, gpus, expected):
+    """The CPUs of what works ahead, and how many actors begin."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    resources = Resources(batch_size=1, gpus=gpus)
+    ahead = materialise._ahead_cpus(resources, cluster)
+    assert (ahead, materialise._pool(resources, 99, ahead).initial_size) == expected
 
 
 SCRIPT = """
