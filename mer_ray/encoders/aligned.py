@@ -35,7 +35,7 @@ from mer_ray.pretrained.projection import Projection
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
 
-_SHARED = ("device", "dtype", "compile", "budget")
+SHARED = ("device", "dtype", "compile", "budget")
 """Options that are set for both parts at once, beside ``encoder`` and not in it."""
 _CLIP_LARGE_WIDTH, _HUBERT_LARGE_WIDTH = 768, 1024
 ARCHITECTURES = {
@@ -67,7 +67,7 @@ class Config(base.PretrainedConfig):
 
     @model_validator(mode="after")
     def _shared_beside_the_encoder(self) -> Self:
-        if inside := sorted(set(_SHARED) & set(self.encoder.options)):
+        if inside := sorted(set(SHARED) & set(self.encoder.options)):
             raise ValueError(f"set {', '.join(inside)} beside encoder, not in encoder.options")
         return self
 
@@ -86,7 +86,7 @@ class Encoder(base.Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         known = registry.find("encoders", config.encoder.plugin).Config.model_fields
-        shared = {name: getattr(config, name) for name in _SHARED if name in known}
+        shared = {name: getattr(config, name) for name in SHARED if name in known}
         if config.budget is None:
             shared.pop("budget", None)
         self._inner: base.Encoder = registry.build("encoders", config.encoder.plugin, config.encoder.options | shared)
@@ -164,7 +164,7 @@ class Encoder(base.Encoder):
 def tiny() -> Encoder:
     """The tiny ViT with a random projection from its width to 24."""
     inner = registry.find("encoders", "emotion_vit").tiny()
-    options = inner.config.model_dump(mode="json", exclude=set(_SHARED))
+    options = inner.config.model_dump(mode="json", exclude=set(SHARED))
     folder = architecture.keep_files()
     projection = architecture.randomly(lambda: Projection(inner.dim, 24))
     assert isinstance(projection, Projection)

@@ -9,7 +9,7 @@ Shapes: T frames, D width, S samples, F face frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from mer_ray.errors import PluginError
+from mer_ray.errors import PluginError, ShapeError
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -159,18 +159,21 @@ class PretrainedEncoder(Encoder):
         architectures: what ``random:NAME`` may name.
         file_options: options that name files of further weights; their content is part of the identity.
         exact: only items of the very same size share a batch; a property where it depends on the weights.
+        shareable: whether its model can be loaded with its parameters shared out over processes; else it is whole.
     """
 
     architectures: ClassVar[Mapping[str, Architecture]]
     batch_size: ClassVar[int] = 64
     file_options: ClassVar[tuple[str, ...]] = ("layer_weights",)
     exact: bool = False
+    shareable: ClassVar[bool] = True
     config: PretrainedConfig
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         self._runner: Runner | None = None
         self._model: nn.Module | None = None
+        self._reader: Any = None  # a LayerReader, in families that read several layers out
 
     @property
     def identity(self) -> str:
@@ -205,26 +208,71 @@ class PretrainedEncoder(Encoder):
         """See the base class."""
         import torch  # noqa: PLC0415
 
-        from mer_ray.pretrained import architecture, forward  # noqa: PLC0415
+        from mer_ray.pretrained import forward  # noqa: PLC0415
 
         device = forward.pick_device(self._device)
         budget = self.config.budget
         if device == "cpu" and "budget" not in self.config.model_fields_set:
             budget = max(1, budget // _CPU_BUDGET_PART)
         runner = forward.Runner(device, getattr(torch, self.dtype), budget, compile_model=self.config.compile)
-        if self.config.weights.is_random:
-            model = architecture.randomly(lambda: self._build(self.model_config), runner.device)
-            self._prepare_randomly()
-        else:
-            folder = weights_.fetch(self.config.weights)
-            model = self._load(folder)
-            try:
-                self._prepare(folder)
-            except OSError as error:
-                source = self.config.weights.source
-                raise PluginError(f"weights {source}: {folder} lacks what stands before the model: {error}") from error
-        self._model = runner.place(self._adapt(model))
+        self._model = runner.place(self._open(runner.device))
         self._runner = runner
+
+    def network(self, tune: Callable[[nn.Module], None]) -> nn.Module:
+        """The model to be trained: on the CPU, float32, read out as ``encode`` reads it; ``features`` runs it.
+
+        Args:
+            tune: sets what trains of the library's whole model, and puts in what is new.
+        """
+        from mer_ray.pretrained import tuning  # noqa: PLC0415
+
+        self._model = self._open("cpu", tune).float()
+        tuning.run_whole(self._model)
+        return self._model
+
+    def empty(self) -> nn.Module:
+        """The model of the configuration, its weights not loaded."""
+        return self._build(self.model_config)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether ``network`` holds all of the library's model: layers behind the deepest that is read are cut off."""
+        return self._reader is None or bool(self._reader.whole)
+
+    def inputs(self, clips: Sequence[ClipInput]) -> list[dict[str, Any]]:
+        """What ``features`` takes of clips of one item each: a batch, or a batch for each where padding changes them.
+
+        Raises:
+            ShapeError: a clip is longer than one item.
+        """
+        items = [self._items(i, clip) for i, clip in enumerate(clips)]
+        if long := [parts for parts in items if len(parts) > 1]:
+            raise ShapeError(f"it is longer than the model takes at once, which makes {len(long[0])} parts of it")
+        payloads = [parts[0].payload for parts in items]
+        return [self._collate([payload]) for payload in payloads] if self.exact else [self._collate(payloads)]
+
+    def features(self, inputs: dict[str, Any]) -> Features:
+        """One of ``inputs`` through ``network``, with gradients; on the network's device."""
+        return self._forward(dict(inputs))
+
+    def _open(self, device: str, tune: Callable[[nn.Module], None] = lambda model: None) -> nn.Module:
+        """The model with its weights and what stands before it, ready to be read out."""
+        from mer_ray.pretrained import architecture  # noqa: PLC0415
+
+        if self.config.weights.is_random:
+            model = architecture.randomly(lambda: self._build(self.model_config), device)
+            self._prepare_randomly()
+            tune(model)
+            return self._adapt(model)
+        folder = weights_.fetch(self.config.weights)
+        model = self._load(folder)
+        try:
+            self._prepare(folder)
+        except OSError as error:
+            source = self.config.weights.source
+            raise PluginError(f"weights {source}: {folder} lacks what stands before the model: {error}") from error
+        tune(model)
+        return self._adapt(model)
 
     def encode(self, clips: Sequence[ClipInput]) -> list[NDArray[np.float32]]:
         """See the base class."""

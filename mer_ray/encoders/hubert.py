@@ -115,6 +115,7 @@ class Encoder(base.PretrainedEncoder):
     version = 1
     architectures: ClassVar = ARCHITECTURES
     file_options: ClassVar = ("layer_weights", "adapters")
+    shareable = False  # the norm of its positional convolution's weights is taken of whole tensors
     config: Config
 
     @property

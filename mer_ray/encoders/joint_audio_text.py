@@ -1,13 +1,14 @@
 """Qwen2-Audio: a prompt, the audio and its punctuated transcript read in one sequence (P1 section 2.3).
 
 Read out is the mean of the last four hidden states of the decoder; the last state is the one behind the final norm. The
-vocabulary head is neither loaded nor run.
+vocabulary's head is neither loaded nor run, but in training.
 
 Shapes: B sequences, T tokens, F spectrogram frames, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import nn
-from transformers import Qwen2AudioConfig, Qwen2AudioModel, Qwen2AudioProcessor, WhisperFeatureExtractor
+from transformers import (
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioModel,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
@@ -126,6 +133,11 @@ class Encoder(base.PretrainedEncoder):
     architectures: ClassVar = ARCHITECTURES
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._keeps_head = False
+        self._head: nn.Linear | None = None
+
     @property
     def dim(self) -> int:
         """The decoder's width, times the layers if they stand side by side."""
@@ -141,11 +153,32 @@ class Encoder(base.PretrainedEncoder):
             )
         return config
 
+    def answering(self, tune: Callable[[nn.Module], None]) -> tuple[nn.Module, nn.Linear]:
+        """``network``, and the vocabulary's head that belongs to it, float32."""
+        self._keeps_head = True
+        model = self.network(tune)
+        assert self._head is not None
+        return model, self._head.float()
+
+    def answer(self, text: str) -> list[int]:
+        """The tokens of an answer and of its end; once the model is there."""
+        ids: list[int] = self._tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+        ends = (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id, 0)
+        return [*ids, next(end for end in ends if end is not None)]
+
     def _build(self, model_config: Any) -> nn.Module:
-        return Qwen2AudioModel(model_config)  # type: ignore[no-any-return]
+        return self._without_head(self._class(model_config))
 
     def _load(self, folder: Path) -> nn.Module:
-        return architecture.load(Qwen2AudioModel, folder, self.config.weights)  # type: ignore[no-any-return]
+        return self._without_head(architecture.load(self._class, folder, self.config.weights))
+
+    @property
+    def _class(self) -> Any:
+        return Qwen2AudioForConditionalGeneration if self._keeps_head else Qwen2AudioModel
+
+    def _without_head(self, model: Any) -> nn.Module:
+        self._head = model.lm_head if self._keeps_head else None
+        return model.model if self._keeps_head else model  # type: ignore[no-any-return]
 
     def _prepare(self, folder: Path) -> None:
         config, weights = self.model_config, self.config.weights
@@ -257,6 +290,6 @@ def tiny() -> Encoder:
         },
         audio_token_index=processor.audio_token_id,
     )
-    model = architecture.randomly(lambda: Qwen2AudioModel(config))
+    model = architecture.randomly(lambda: Qwen2AudioForConditionalGeneration(config))
     folder = architecture.keep_files(model, processor)
     return Encoder(Config(weights=Weights(source=folder), layers=2, device="cpu"))

@@ -7,6 +7,7 @@ i (counted from 1), ``layers.<i>.down.weight`` (K, D), ``layers.<i>.down.bias`` 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -47,6 +48,16 @@ class AdaptedLayer(nn.Module):
         """What the layer gives, its hidden states adapted."""
         made = self.layer(*arguments, **options)
         return self.adapter(made) if isinstance(made, Tensor) else (self.adapter(made[0]), *made[1:])
+
+
+def adapters_of(weights: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The file's tensors, out of those of a model whose layers were adapted."""
+    found = {}
+    for name, tensor in weights:
+        layer, inside, part = name.partition(".adapter.")
+        if inside:
+            found[f"layers.{int(layer.rpartition('.')[2]) + 1}.{part}"] = tensor.contiguous()
+    return found
 
 
 def add_adapters(layers: nn.ModuleList, file: str) -> None:

@@ -62,6 +62,15 @@ class Features:
         spans = self.spans or [(0, values_BTD.shape[1])] * len(values_BTD)
         return [values_TD[start:stop] for values_TD, (start, stop) in zip(values_BTD, spans, strict=True)]
 
+    def pooled(self) -> Tensor:
+        """The mean of each item's own positions, (B, D), with gradients."""
+        if self.spans is None:
+            return self.values_BTD.mean(dim=1)
+        spans = torch.tensor(self.spans, device=self.values_BTD.device)
+        position = torch.arange(self.values_BTD.shape[1], device=self.values_BTD.device)
+        own_BT = ((position >= spans[:, :1]) & (position < spans[:, 1:])).to(self.values_BTD.dtype)
+        return torch.einsum("bt,btd->bd", own_BT, self.values_BTD) / own_BT.sum(dim=1, keepdim=True)
+
 
 def buckets(sizes: Sequence[int], budget: int, exact: bool = False) -> list[list[int]]:
     """Cut items into batches of similar length, longest first.

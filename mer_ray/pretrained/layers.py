@@ -119,6 +119,11 @@ class LayerReader:
             if not (self.normed and index == self.num_layers):
                 kept[index - 1].register_forward_hook(self._catcher(index))
 
+    @property
+    def whole(self) -> bool:
+        """Whether no layer was cut off."""
+        return max(self.wanted) == self.num_layers
+
     def states(self, model: nn.Module, **inputs: Any) -> list[Tensor]:
         """The wanted states of one forward of ``model``, which holds the layers.
 
