@@ -8,7 +8,6 @@ i (counted from 1), ``layers.<i>.down.weight`` (K, D), ``layers.<i>.down.bias`` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mer_ray.errors import PluginError
+from mer_ray.pretrained.weights import fetch_file
 
 
 class Adapter(nn.Module):
@@ -66,9 +66,8 @@ def add_adapters(layers: nn.ModuleList, file: str) -> None:
     Raises:
         PluginError: no such file, or it is made for another model.
     """
-    path = Path(file).expanduser()
     try:
-        tensors = load_file(path)
+        tensors = load_file(fetch_file(file, "adapters"))
     except (OSError, SafetensorError) as error:
         raise PluginError(f"adapters {file}: cannot be read as safetensors: {error}") from error
     numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})

@@ -8,7 +8,6 @@ Shapes: B items, T positions, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mer_ray.errors import ConfigError, PluginError
-from mer_ray.pretrained.weights import LocalPath
+from mer_ray.pretrained.weights import LocalPath, fetch_file
 
 LAYER_WEIGHTS = "layer_weights"
 """Name of the tensor, float32 (number of layers read,), in the file of learnt layer weights (P2 section 2.1)."""
@@ -66,11 +65,9 @@ class Readout(BaseModel):
         if self.combine != "weighted":
             return None
         count = len(self.indices(num_layers))
-        if not self.layer_weights or not Path(self.layer_weights).expanduser().is_file():
-            raise PluginError(
-                f"combine=weighted needs layer_weights=FILE.safetensors; there is no {self.layer_weights}"
-            )
-        with safe_open(Path(self.layer_weights).expanduser(), "pt") as file:
+        if not self.layer_weights:
+            raise PluginError("combine=weighted needs layer_weights=FILE.safetensors")
+        with safe_open(fetch_file(self.layer_weights, "layer_weights"), "pt") as file:
             if LAYER_WEIGHTS not in file.keys():  # noqa: SIM118 - not a mapping
                 raise PluginError(f"{self.layer_weights} holds no tensor {LAYER_WEIGHTS!r}")
             weights: Tensor = file.get_tensor(LAYER_WEIGHTS).float().flatten()

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from mer_ray.errors import PluginError, ShapeError
+from mer_ray.pretrained.weights import fetch_file
 
 FORMAT = "mer_ray prompts 1"
 _FIRST = 1  # position of the prompts: behind the class token or the start of the text
@@ -159,7 +160,7 @@ class Prompts:
             PluginError: no such file, or it is none of prompts.
         """
         try:
-            with safe_open(Path(file).expanduser(), "pt") as opened:
+            with safe_open(fetch_file(str(file), "prompts"), "pt") as opened:
                 metadata = opened.metadata() or {}
                 names: list[str] = list(opened.keys())
                 tensors = {name: opened.get_tensor(name) for name in names}

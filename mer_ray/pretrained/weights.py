@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -100,6 +100,26 @@ def fetch(weights: Weights, only_config: bool = False) -> Path:
     return folder
 
 
+def fetch_file(file: str, what: str = "weights") -> Path:
+    """A single file of weights on this machine; one in a bucket is copied into the cache.
+
+    Args:
+        file: a path, or an ``s3://`` address.
+        what: what it holds, for the message.
+
+    Raises:
+        PluginError: there is no such file.
+    """
+    if file.startswith("s3://"):
+        source, _, name = file.rpartition("/")
+        objects = {path: info for path, info in Store(source).details().items() if path == name}
+        if objects:
+            return _cached(source, objects, [name]) / name
+    elif (path := Path(file).expanduser()).is_file():
+        return path
+    raise PluginError(f"{what} {file}: there is no such file")
+
+
 @cache
 def identity(weights: Weights) -> str:
     """What the weights are, whichever folder they lie in: part of a table's digest.
@@ -133,10 +153,7 @@ def file_identity(file: str) -> str:
     Raises:
         PluginError: there is no such file.
     """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise PluginError(f"weights {file}: there is no such file")
-    with path.open("rb") as opened:
+    with fetch_file(file).open("rb") as opened:
         return f"sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"
 
 
@@ -161,13 +178,16 @@ def _objects(source: str) -> dict[str, dict[str, object]]:
 
 
 def _copy_from_s3(weights: Weights, only_config: bool) -> Path:
-    """Copy an ``s3://`` folder into the cache, under the hash of its objects, so that changed ones are copied again."""
-    source, patterns = weights.source, _patterns(weights, only_config)
-    objects = _objects(source)
-    listed = json.dumps({name: [info["size"], str(info.get("ETag"))] for name, info in sorted(objects.items())})
-    name = hashlib.sha256(f"{source}\n{patterns}\n{listed}".encode()).hexdigest()[:24]
-    folder = _cache() / "weights" / name
+    objects, patterns = _objects(weights.source), _patterns(weights, only_config)
     wanted = [item for item in objects if any(Path(item).match(pattern) for pattern in patterns)]
+    return _cached(weights.source, objects, wanted)
+
+
+def _cached(source: str, objects: Mapping[str, Mapping[str, object]], wanted: Sequence[str]) -> Path:
+    """Copy some objects of an ``s3://`` folder into the cache, under the hash of all: changed ones are copied again."""
+    listed = json.dumps({name: [info["size"], str(info.get("ETag"))] for name, info in sorted(objects.items())})
+    name = hashlib.sha256(f"{source}\n{sorted(wanted)}\n{listed}".encode()).hexdigest()[:24]
+    folder = _cache() / "weights" / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{name}.lock")):  # one worker of a machine copies, the others wait for it

@@ -55,5 +55,8 @@ def test_a_file_for_another_model_is_refused(tmp_path, made, why):
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):
-    with pytest.raises(PluginError, match="cannot be read"):
+    with pytest.raises(PluginError, match=r"adapters .*none: there is no such file"):
         add_adapters(nn.ModuleList([nn.Linear(6, 6)]), str(tmp_path / "none"))
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(PluginError, match=r"adapters .*text: cannot be read as safetensors"):
+        add_adapters(nn.ModuleList([nn.Linear(6, 6)]), str(tmp_path / "text"))

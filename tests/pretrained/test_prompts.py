@@ -163,7 +163,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, names, metadata, why):
 
 
 def test_no_file_is_told(tmp_path):
-    with pytest.raises(PluginError, match=r"prompts .*none\.safetensors: cannot be read"):
+    with pytest.raises(PluginError, match=r"prompts .*none\.safetensors: there is no such file"):
         Prompts.load(tmp_path / "none.safetensors")
 
 

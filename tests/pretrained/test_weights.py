@@ -205,6 +205,19 @@ def test_pickles_in_a_bucket_are_told_before_anything_is_copied(folder, tmp_path
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_single_file_in_a_bucket_is_copied_once_and_is_the_same_file_there(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MER_RAY_CACHE", str(tmp_path / "cache"))
+    bucket_of(folder, monkeypatch)
+    here = folder / "model.safetensors"
+    there = weights.fetch_file("s3://bucket/model/model.safetensors")
+    assert there.read_bytes() == here.read_bytes()
+    assert there.is_relative_to(tmp_path / "cache")
+    assert [path.name for path in there.parent.iterdir()] == ["model.safetensors"]
+    assert weights.file_identity("s3://bucket/model/model.safetensors") == weights.file_identity(str(here))
+    with pytest.raises(PluginError, match=r"weights s3://bucket/model/none.safetensors: there is no such file"):
+        weights.fetch_file("s3://bucket/model/none.safetensors")
+
+
 def bucket_of(folder, monkeypatch):
     """Weights whose ``s3://`` address is led to a folder of this machine; ``faults/test_s3.py`` has the real thing."""
     from mer_ray.data.storage import Store  # noqa: PLC0415
