@@ -1,5 +1,5 @@
 #!/bin/bash
-# An S3 server on loopback for tests/faults/test_s3.py: OpenStack Swift with s3api, from a venv that has swift==2.38.3.
+# An S3 server on loopback for tests/faults: OpenStack Swift with s3api, from a venv that has swift==2.38.3.
 # Usage: s3_server.sh VENV DIR PORT (it takes PORT to PORT+3). Access key mer:ray, secret secretkey. One process group
 # per server, its leader's id in DIR/run/*.pid.
 set -eu

@@ -1,28 +1,19 @@
-"""Everything that is promised of S3, on a real server (docs/s3.md says how to name one)."""
+"""What is promised of storage, tables, rounds and weights in S3, on a real server."""
 
-import contextlib
 import io
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_job import QUICK
 from made_stages import LengthStage
 
-from mer_ray import config
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
 from mer_ray.encoders import hubert
@@ -34,63 +25,6 @@ from mer_ray.rounds.state import open_rounds
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 TESTS = Path(__file__).parent.parent
-SPLITS = ["train"] * 30 + ["unlabeled"] * 40 + ["test"] * 20
-CLASSES = ("anger", "happiness", "neutral")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[None]:
-    """The server that the environment names, or one started from the Swift venv that it names."""
-    endpoint, swift = os.environ.get("MER_RAY_TEST_S3"), os.environ.get("MER_RAY_TEST_SWIFT")
-    if not endpoint and not swift:
-        pytest.skip("needs an S3 server: set MER_RAY_TEST_S3=URL with its AWS_* keys, or MER_RAY_TEST_SWIFT=VENV")
-    folder = tmp_path_factory.mktemp("swift")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_DEFAULT_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
-        if not endpoint:
-            port = free_ports()
-            endpoint = f"http://127.0.0.1:{port}"
-            environment.setenv("AWS_ACCESS_KEY_ID", "mer:ray")
-            environment.setenv("AWS_SECRET_ACCESS_KEY", "secretkey")
-            subprocess.run(["bash", str(TESTS / "s3_server.sh"), swift, str(folder), str(port)], check=True)
-        environment.setenv("AWS_ENDPOINT_URL", endpoint)
-        try:
-            yield
-        finally:
-            for pid in folder.glob("run/*.pid"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(int(pid.read_text()), signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def bucket(server) -> Iterator[Store]:
-    """A bucket of its own, gone afterwards."""
-    store = Store(f"s3://mer-ray-test-{uuid.uuid4().hex[:8]}")
-    deadline = time.time() + 60
-    while True:
-        try:
-            store.filesystem.mkdir(store.root)
-            break
-        except OSError:
-            assert time.time() < deadline, "the S3 server takes no bucket"
-            time.sleep(0.5)
-    yield store
-    store.filesystem.rm(store.root, recursive=True)
-
-
-@pytest.fixture
-def store(bucket) -> Store:
-    return bucket / uuid.uuid4().hex[:8]
-
-
-def free_ports() -> int:
-    """A port that is free with the three above it."""
-    for port in range(18100, 19000, 10):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for wanted in range(port, port + 4):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", wanted))
-            return port
-    raise AssertionError("no free ports")
 
 
 def python(script: str, *arguments: str, **environment: str) -> str:
@@ -330,97 +264,3 @@ def test_a_step_on_ray_makes_its_rows_once_whatever_dies(store, tmp_path):
     assert sorted(found) == sorted(f"c{i}" for i in range(12))
     assert found["c5"]["error"] == "failed"
     assert found["c3"]["letters"] == len("die once")
-
-
-@pytest.fixture(scope="module")
-def bundle(bucket) -> Store:
-    """A manifest of 90 clips with text, and vectors of two encoders, in the bucket."""
-    store = bucket / "bundle"
-    rng = np.random.default_rng(0)
-    label = rng.integers(3, size=90)
-    ids = [f"c{i:02d}" for i in range(90)]
-    named = [CLASSES[c] if s != "unlabeled" else "" for c, s in zip(label, SPLITS, strict=True)]
-    text = [f"a {('cross', 'glad', 'plain')[c]} word {i}" for i, c in enumerate(label)]
-    manifest = pd.DataFrame({"clip_id": ids, "text": text, "split": SPLITS, "label": named})
-    store.write("clips.csv", manifest.to_csv(index=False).encode())
-    for name in ("audio", "video"):
-        vector = np.eye(3)[label] * 2 + rng.normal(size=(90, 3))
-        sink = io.BytesIO()
-        pd.DataFrame({"clip_id": ids, "vector": list(vector)}).to_parquet(sink)
-        store.write(f"features/{name}.parquet", sink.getvalue())
-    return store
-
-
-def command(bundle: Store, run_dir: Store) -> list[str]:
-    script = str(config.REPOSITORY / "jobs" / "mine.py")
-    brought = [f"data.manifest={bundle.path('clips.csv')}", f"data.features={bundle.path('features')}"]
-    options = ["encoders.ngrams={plugin: ngrams, batch_size: 32}", "evaluation.ablations=false", *QUICK]
-    return [sys.executable, script, "--config", "jobs/configs/features.yaml", *brought, *options, f"run.dir={run_dir}"]
-
-
-def mine(bundle: Store, run_dir: Store) -> str:
-    """Run the job to its end; what it printed."""
-    done = subprocess.run(command(bundle, run_dir), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def kill_when(bundle: Store, run_dir: Store, ready: Callable[[], bool]) -> None:
-    """Start the job and kill its driver as soon as ``ready``; fails when the job ends first."""
-    driver = subprocess.Popen(command(bundle, run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 200
-    while not ready():
-        assert driver.poll() is None, "the job ended before it could be killed"
-        assert time.time() < deadline, "the moment to kill never came"
-        time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-
-
-def work(run_dir: Store) -> dict[str, object]:
-    """When each row's part and each learner's model was written."""
-    there = run_dir.details(deep=True)
-    made = {name: info for name, info in there.items() if name.endswith((".safetensors", ".parquet")) and "/" in name}
-    return {n: info["LastModified"] for n, info in made.items() if n.startswith("tables/") or "safetensors" in n}
-
-
-def predictions(run_dir: Store) -> pa.Table:
-    return pq.read_table(io.BytesIO(run_dir.read("predictions.parquet")))
-
-
-@pytest.fixture(scope="module")
-def finished(bucket, bundle) -> tuple[Store, str]:
-    run_dir = bucket / "runs/undisturbed"
-    return run_dir, mine(bundle, run_dir)
-
-
-def test_a_job_with_everything_in_s3_leaves_its_results_there(finished):
-    run_dir, told = finished
-    assert run_dir.path("report.html") in told
-    assert "90 clips = 90 predicted + 0 quarantined" in told
-    expected = {"config.yaml", "environment.json", "events.jsonl", "metrics.json", "predictions.parquet"}
-    assert expected | {"quarantine.parquet", "report.html", "submission.csv"} <= set(run_dir.files())
-    assert predictions(run_dir).num_rows == 90
-    assert run_dir.folders("rounds") == ["00", "01", "standardise"]
-    assert any(name.startswith("tables/ngrams/") for name in work(run_dir))
-
-
-def test_the_same_command_again_computes_nothing(finished, bundle):
-    run_dir, _ = finished
-    before, predicted = work(run_dir), predictions(run_dir)
-    mine(bundle, run_dir)
-    assert work(run_dir) == before
-    assert predictions(run_dir).equals(predicted)
-
-
-def test_a_killed_job_continues_and_ends_as_an_undisturbed_one(finished, bucket, bundle):
-    run_dir = bucket / "runs/killed"
-    kill_when(bundle, run_dir, lambda: any(n.startswith("tables/ngrams/") for n in work(run_dir)))
-    kill_when(bundle, run_dir, lambda: any(n.endswith("metrics.json") for n in run_dir.details("rounds", deep=True)))
-    done = [n.removesuffix("metrics.json") for n in run_dir.details("rounds/00", deep=True) if n.count("/") == 1]
-    kept = {n: when for n, when in work(run_dir).items() if any(n.startswith(f"rounds/00/{folder}") for folder in done)}
-    kept |= {n: when for n, when in work(run_dir).items() if n.startswith("tables/")}
-    mine(bundle, run_dir)
-    assert kept.items() <= work(run_dir).items(), "what was finished was made again"
-    assert predictions(run_dir).equals(predictions(finished[0]))
-    assert run_dir.read("submission.csv") == finished[0].read("submission.csv")
