@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mer_ray.errors import ConfigError
 from mer_ray.registry import explain
+from mer_ray.types import MER2024
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "jobs" / "configs"
@@ -45,6 +46,7 @@ class DemoConfig(Section):
     """The embedded demo: synthetic talking faces."""
 
     num_clips: int = Field(600, ge=30, description="clips to make")
+    labelled: float = Field(0.08, gt=0, lt=1, description="share of the clips that are labelled for training")
     seed: int | None = Field(None, description="seed of the clips; default: the job's seed")
     dir: str | None = Field(None, description="where the clips are made; default <run.dir>/clips")
 
@@ -93,6 +95,29 @@ class TranscribeConfig(Section):
     max_characters: int = Field(4000, ge=1, description="longer transcripts are truncated, and that is recorded")
 
 
+class HintConfig(Section):
+    """A language model's ranking of the classes by the transcript alone, for text encoders to read (P3 section 3.4)."""
+
+    endpoint: str | None = Field(None, description="address of an OpenAI-compatible server, e.g. http://host:8000/v1")
+    model: str = Field("", description="name of the model at the endpoint")
+    key: str = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key, if it wants one"
+    )
+    weights: dict[str, Any] | None = Field(
+        None, description="instead of an endpoint, a causal language model on this machine: source, revision"
+    )
+    classes: list[str] = Field(list(MER2024.names), min_length=2, description="what is ranked")
+    prompt: str = Field(
+        "Someone says: {text}\nWhich of these emotions do they feel: {classes}? Rank all, the most likely first, "
+        "separated by commas. Answer with the list alone.",
+        description="what the model is asked, with the places of the transcript and the classes",
+    )
+    max_tokens: int = Field(96, ge=1, description="most tokens of an answer")
+    at_once: int = Field(8, ge=1, description="requests to the endpoint, or texts of one forward, at a time")
+    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
+
+
 class EncoderConfig(Section):
     plugin: str = Field(description="encoder plug-in")
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
@@ -100,6 +125,9 @@ class EncoderConfig(Section):
         "mean", description="frames to one vector: mean | mean_std | a list of them, the first for the learners"
     )
     sequences: Literal["float16", "float32"] | None = Field(None, description="also keep the frames, in this type")
+    hint: str | None = Field(
+        None, description="of a text encoder: its text with the places {hint} and {text}, see the section hint (P3)"
+    )
     batch_size: int | None = Field(
         None, ge=1, description="clips per batch and Parquet part; default 16, 64 for an encoder with weights"
     )
@@ -148,6 +176,38 @@ class FitConfig(Section):
         description="by a fold's training clips | each speaker | groups of similar clips | what wins out of fold",
     )
     shrink: float = Field(10.0, ge=0, description="clips of the whole that each speaker's statistics are mixed with")
+
+
+class OptimizationConfig(Section):
+    """How an encoder is trained."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training clips")
+    batch_size: int = Field(32, ge=1, description="clips per step, over all workers and micro-batches")
+    micro_batch: int = Field(4, ge=1, description="clips of one forward of one worker")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="torch's; sgd with momentum")
+    learning_rate: float = Field(1e-4, gt=0, description="highest learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="of every trained parameter")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps over which the learning rate rises")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate behind the warm-up")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradients; 0: not clipped")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of forward and backward")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="what workers share: nothing | optimiser | and gradients | and parameters"
+    )
+    offload: Literal["none", "optimizer", "parameters"] = Field("none", description="what waits in the host's memory")
+    checkpoint_activations: bool = Field(
+        False, description="run each layer's forward again in the backward, instead of keeping what it made"
+    )
+    valid_share: float = Field(
+        0.2, ge=0, lt=1, description="share of the labelled clips that is scored, not trained on"
+    )
+    patience: int = Field(10, ge=1, description="epochs without a better score before stopping early")
+    keep: int = Field(2, ge=1, description="newest checkpoints that stay, beside the best")
+    workers: int = Field(1, ge=1, description="processes that train together")
+    gpus_per_worker: float = Field(0.0, ge=0, description="0: on CPUs")
+    cpus_per_worker: float = Field(0.5, gt=0, description="of Ray; some must be left to load clips")
+    max_failures: int = Field(3, ge=0, description="lost workers after which the job fails")
 
 
 class LearnerConfig(Section):
@@ -247,11 +307,11 @@ class SearchConfig(Section):
     gpus: float = Field(0.0, ge=0, description="GPUs per trial")
 
 
-class TuningConfig(Section):
-    """Where else a search is told of, beside its own files."""
+class LoggersConfig(Section):
+    """Where else a search or a training is told of, beside its own files."""
 
     loggers: list[Literal["tensorboard", "mlflow"]] = Field(
-        default_factory=list, description="tensorboard: <run.dir>/tensorboard | mlflow: to tune.mlflow_uri"
+        default_factory=list, description="tensorboard: <run.dir>/tensorboard | mlflow: to mlflow_uri"
     )
     mlflow_uri: str | None = Field(None, description="tracking address of MLflow; default a file in <run.dir>")
 
@@ -273,6 +333,7 @@ class ExtractionConfig(Section):
     faces: FacesConfig = FacesConfig()
     denoise: DenoiseConfig = DenoiseConfig()
     transcribe: TranscribeConfig = TranscribeConfig()
+    hint: HintConfig = HintConfig()
     encoders: dict[str, EncoderConfig] = Field(default_factory=dict, description="features to extract, by name")
     runtime: RuntimeConfig = RuntimeConfig()
     max_error_fraction: float = Field(
@@ -309,7 +370,16 @@ class TuneConfig(MineConfig):
     """Everything ``jobs/tune.py`` can be told; what is not searched is as for ``jobs/mine.py``."""
 
     search: SearchConfig = SearchConfig()
-    tune: TuningConfig = TuningConfig()
+    tune: LoggersConfig = LoggersConfig()
+
+
+class TrainConfig(ExtractionConfig):
+    """Everything ``jobs/train_encoder.py`` can be told; ``encoders`` are not read."""
+
+    name: str = Field("trained", description="what the encoder is called where it is used")
+    task: PluginConfig = PluginConfig(name="")
+    optimization: OptimizationConfig = OptimizationConfig()
+    log: LoggersConfig = LoggersConfig()
 
 
 class PredictConfig(Section):
@@ -335,18 +405,22 @@ class WhyConfig(Section):
     faces: bool = Field(True, description="show face crops in the page, where the run has them")
 
 
-def load(model: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """Read a YAML file, apply ``key.sub=value`` overrides (values are YAML), and validate.
+def load(model: type[T], files: str | Path | Sequence[str] | None, overrides: Sequence[str] = ()) -> T:
+    """Read YAML files, apply ``key.sub=value`` overrides (values are YAML), and validate.
 
-    A relative ``file`` that does not exist where the user stands is looked for from the repository. Its sections that
-    are another job's alone are passed over, so that jobs can share it.
+    A relative file that does not exist where the user stands is looked for from the repository. Its sections that are
+    another job's alone are passed over, so that jobs can share it. Of several files a later one adds to the earlier
+    ones, and wins where both have a key.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest one is named), or a bad value.
     """
     jobs: tuple[type[Section], ...] = (*_jobs(ExtractionConfig), PredictConfig, WhyConfig)
     others = {key for job in jobs for key in job.model_fields} - set(model.model_fields)
-    tree = {key: value for key, value in _read(file).items() if key not in others} if file else {}
+    tree: dict[str, Any] = {}
+    for file in [files] if isinstance(files, str | Path) else files or ():
+        read = _read(file) if file else {}
+        tree = _joined(tree, {key: value for key, value in read.items() if key not in others})
     for override in overrides:
         _apply(tree, override)
     try:
@@ -399,6 +473,20 @@ def _read(file: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict | type(None)):
         raise ConfigError(f"config file {path} must hold keys and values, not {type(tree).__name__}")
     return tree or {}
+
+
+def _joined(tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Both, key by key at every depth; ``more`` wins.
+
+    >>> _joined({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    both = {key: _joined(tree[key], more[key]) for key in tree if _is_tree(tree, key) and _is_tree(more, key)}
+    return tree | more | both
+
+
+def _is_tree(tree: dict[str, Any], key: str) -> bool:
+    return isinstance(tree.get(key), dict)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -24,6 +24,7 @@ KINDS = {
     "encoders": "Encoder",
     "fusion": "Model",
     "mining": "Strategy",
+    "tasks": "Task",
 }
 """Each kind of plug-in and the name of the class that every file of the kind defines."""
 
@@ -67,10 +68,10 @@ def configure(kind: str, name: str, options: Mapping[str, Any]) -> BaseModel:
         raise ConfigError("\n".join(explain(error, config_class, f"{kind}.{name}"))) from error
 
 
-def build(kind: str, name: str, options: Mapping[str, Any] | BaseModel) -> Any:  # noqa: ANN401 - the kind's class
-    """An instance of the plug-in's class. ``options`` is a mapping or the plug-in's own ``Config``."""
+def build(kind: str, name: str, options: Mapping[str, Any] | BaseModel, **more: Any) -> Any:  # noqa: ANN401
+    """An instance of the plug-in's class, of its ``Config`` or options for it, and of what ``more`` the kind takes."""
     config = options if isinstance(options, BaseModel) else configure(kind, name, options)
-    return getattr(find(kind, name), KINDS[kind])(config)
+    return getattr(find(kind, name), KINDS[kind])(config, **more)
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:

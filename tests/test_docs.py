@@ -18,6 +18,7 @@ from mer_ray.config import (
     MineConfig,
     PredictConfig,
     ProbeConfig,
+    TrainConfig,
     TuneConfig,
     WhyConfig,
 )
@@ -26,7 +27,7 @@ from mer_ray.errors import ClipError
 from mer_ray.mining.base import Context
 
 ROOT = Path(config.REPOSITORY)
-JOBS = (MineConfig, ExtractConfig, ProbeConfig, TuneConfig, PredictConfig, WhyConfig)
+JOBS = (MineConfig, ExtractConfig, ProbeConfig, TuneConfig, TrainConfig, PredictConfig, WhyConfig)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = re.findall(r"```python\n(# (mer_ray/(\w+)/(\w+)\.py)\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 

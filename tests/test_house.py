@@ -220,6 +220,19 @@ def test_the_shipped_configs_load() -> None:
             assert registry.configure("encoders", encoder.plugin, encoder.options) is not None, name
 
 
+def test_the_shipped_trainings_load() -> None:
+    """Each task has a config at the paper's scale and a tiny one; what they ask of DeepSpeed can be had."""
+    folder = config.CONFIGS / "train"
+    tasks = registry.names("tasks")
+    assert {path.stem for path in folder.iterdir()} == {*tasks, *(f"{task}.tiny" for task in tasks)}
+    for path in sorted(folder.iterdir()):
+        loaded = config.load(config.TrainConfig, path)
+        assert loaded.task.name == path.stem.removesuffix(".tiny")
+        assert registry.configure("tasks", loaded.task.name, loaded.task.options) is not None
+        assert loaded.optimization.batch_size % (loaded.optimization.workers * loaded.optimization.micro_batch) == 0
+        assert "ZeRO" in path.read_text() or path.stem.endswith(".tiny")
+
+
 def test_the_papers_learners_read_the_papers_encoders() -> None:
     papers = config.load(config.MineConfig, "mer2024_semi.yaml")
     read = {feature for learner in papers.learners for feature in learner.features}

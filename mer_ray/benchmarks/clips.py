@@ -15,8 +15,9 @@ from mer_ray.data import demo_plan, demo_render
 from mer_ray.encoders.base import ClipInput
 from mer_ray.stages.base import ROW_FIELDS, Stage
 from mer_ray.stages.denoise import DenoiseStage
-from mer_ray.stages.encode import EncodeStage, read_prepared
+from mer_ray.stages.encode import EncodeStage
 from mer_ray.stages.faces import FacesStage
+from mer_ray.stages.inputs import read_prepared
 from mer_ray.stages.transcribe import TranscribeStage
 from mer_ray.types import SAMPLE_RATE_HZ, Clip, Split
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from joblib.externals.loky import get_reusable_executor
 
 from mer_ray.config import digest
-from mer_ray.data.demo_plan import VERSION, Broken, DemoClip, plan
+from mer_ray.data.demo_plan import SPLIT_SHARES, VERSION, Broken, DemoClip, plan
 from mer_ray.data.demo_render import clean_voice, write
 from mer_ray.types import Split
 
@@ -34,11 +34,18 @@ _CHUNK = 8
 Progress = Callable[[int, int], None]
 
 
-def make(root: Path, num_clips: int, seed: int, progress: Progress | None = None, workers: int = 2) -> Path:
+def make(
+    root: Path,
+    num_clips: int,
+    seed: int,
+    progress: Progress | None = None,
+    workers: int = 2,
+    labelled: float = SPLIT_SHARES[Split.TRAIN],
+) -> Path:
     """Make the demo's clips under ``root`` and return the manifest's path.
 
-    Clips that are there already are kept, so an interrupted call can be repeated; another ``seed`` or ``num_clips``
-    has its own clips. The manifest is written last. The same arguments give the same bytes.
+    Clips that are there already are kept, so an interrupted call can be repeated; another ``seed``, ``num_clips``
+    or ``labelled`` has its own clips. The manifest is written last. The same arguments give the same bytes.
 
     Args:
         root: the folder; made if missing.
@@ -46,13 +53,15 @@ def make(root: Path, num_clips: int, seed: int, progress: Progress | None = None
         seed: of everything random.
         progress: called with the clips finished and their total.
         workers: most processes at a time; 1 makes the clips in this one.
+        labelled: share of the clips that are labelled for training.
 
     Raises:
         ValueError: see ``plan``.
         OSError: the disk refuses.
     """
-    clips = plan(num_clips, seed)
-    folder = Path("clips") / digest({"version": VERSION, "num_clips": num_clips, "seed": seed})[:8]
+    clips = plan(num_clips, seed, labelled)
+    made_of = {"version": VERSION, "num_clips": num_clips, "seed": seed, "labelled": labelled}
+    folder = Path("clips") / digest(made_of)[:8]
     (root / folder).mkdir(parents=True, exist_ok=True)
     paths = {clip.clip_id: folder / f"{clip.clip_id}.mp4" for clip in clips}
     missing = [clip for clip in clips if not (root / paths[clip.clip_id]).exists()]

@@ -107,15 +107,20 @@ class DemoClip:
         return np.random.default_rng([self.seed, self.index, *part.encode()])
 
 
-def plan(num_clips: int, seed: int) -> list[DemoClip]:
+def plan(num_clips: int, seed: int, labelled: float = SPLIT_SHARES[Split.TRAIN]) -> list[DemoClip]:
     """The clips of a demo, in random order; cheap and pure.
 
     Shares of splits and classes are exact to a clip; every split has each class, and the labelled one has it twice.
 
+    Args:
+        num_clips: how many.
+        seed: of everything random.
+        labelled: share of the clips that are labelled for training, at the cost of the unlabelled ones.
+
     Raises:
-        ValueError: fewer than 24 clips would leave a class out of a split.
+        ValueError: so few clips, or unlabelled ones, that a class would be left out of a split.
     """
-    sizes = _split_sizes(num_clips)
+    sizes = _split_sizes(num_clips, labelled)
     slots = [(split, label) for split, size in sizes.items() for label in _labels(size, _LEAST_PER_CLASS[split])]
     rng = np.random.default_rng([seed, num_clips])
     broken = _broken(num_clips, rng)
@@ -126,12 +131,16 @@ def plan(num_clips: int, seed: int) -> list[DemoClip]:
     return clips
 
 
-def _split_sizes(num_clips: int) -> dict[Split, int]:
+def _split_sizes(num_clips: int, labelled: float) -> dict[Split, int]:
     least = {split: count * len(CLASS_SHARES) for split, count in _LEAST_PER_CLASS.items()}
     if num_clips < sum(least.values()):
         raise ValueError(f"the demo needs at least {sum(least.values())} clips, not {num_clips}")
-    train, test = (max(least[split], round(SPLIT_SHARES[split] * num_clips)) for split in (Split.TRAIN, Split.TEST))
-    return {Split.TRAIN: train, Split.UNLABELED: num_clips - train - test, Split.TEST: test}
+    shares = {Split.TRAIN: labelled, Split.TEST: SPLIT_SHARES[Split.TEST]}
+    train, test = (max(least[split], round(share * num_clips)) for split, share in shares.items())
+    left = num_clips - train - test
+    if left < least[Split.UNLABELED]:
+        raise ValueError(f"labelled={labelled} leaves {left} of {num_clips} clips unlabelled; label fewer")
+    return {Split.TRAIN: train, Split.UNLABELED: left, Split.TEST: test}
 
 
 def _labels(size: int, least: int) -> list[str]:

@@ -43,7 +43,7 @@ def main(
         arguments: instead of the process's own.
     """
     parser = argparse.ArgumentParser(prog=f"jobs/{job}.py", description=about, add_help=False)
-    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--config", metavar="FILE", action="append")
     parser.add_argument("--dry-run", action="store_true")
     if lists:
         parser.add_argument("--list", action="store_true")
@@ -105,7 +105,7 @@ def _help(job: str, about: str, model: type[config.Section], lists: bool) -> Non
     flags = "[--config FILE] [--dry-run] [--list]" if lists else "[--config FILE] [--dry-run]"
     console.print(f"usage: python jobs/{job}.py {flags} [key.sub=value ...]\n\n{about}\n", markup=False)
     shipped = ", ".join(path.name for path in sorted(config.CONFIGS.glob("*.yaml")))
-    console.print(f"--config FILE  a YAML file; shipped in jobs/configs: {shipped}", markup=False)
+    console.print(f"--config FILE  a YAML file; of several, the later ones win; shipped: {shipped}", markup=False)
     console.print("--dry-run      say what would be made, the disk and the time it needs, and stop", markup=False)
     if lists:
         console.print("--list         show the encoders with their widths, licences and published models, and stop")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,11 @@ from mer_ray.stages.base import Stage
 from mer_ray.stages.denoise import DenoiseStage
 from mer_ray.stages.encode import EncodeStage
 from mer_ray.stages.faces import FacesStage
+from mer_ray.stages.llm_hint import LLMHintStage
 from mer_ray.stages.transcribe import TranscribeStage
 from mer_ray.types import Clip
 
-AUDIO, FACES, TRANSCRIPT = "audio", "faces", "transcript"
+AUDIO, FACES, TRANSCRIPT, HINT = "audio", "faces", "transcript", "hint"
 _ROWS_AT_ONCE = 4096
 
 
@@ -81,15 +82,19 @@ def check(settings: config.ExtractionConfig) -> None:
         registry.configure("recognisers", settings.transcribe.recogniser.name, settings.transcribe.recogniser.options)
 
 
-def plan(settings: config.ExtractionConfig, clips: Sequence[Clip], tables: Store) -> tuple[Step, ...]:
-    """The steps that the configured encoders need, upstream first. Nothing is started or written.
+def plan(
+    settings: config.ExtractionConfig, clips: Sequence[Clip], tables: Store, reads: Sequence[str] | None = None
+) -> tuple[Step, ...]:
+    """The steps that the configured encoders need, or what makes the tables ``reads``, upstream first.
+
+    Nothing is started or written.
 
     Clips are ordered by the size of their media, so that similar lengths share a batch at every step.
 
     Raises:
         ConfigError, PluginError: an encoder or its options are wrong, or its weights are missing.
     """
-    stages = {stage.name: stage for stage in _stages(settings)}
+    stages = {stage.name: stage for stage in (_stages(settings) if reads is None else _before(settings, reads))}
     _check_weights(stages.values())
     identities = stat_inputs(clips)
     ordered = sorted(clips, key=lambda clip: (_size(clip, identities), clip.clip_id))
@@ -201,7 +206,7 @@ def _check_name(name: str) -> None:
             f"encoders.{name}: the name of a feature has letters, digits, '.', '_' and '-', begins with a letter or a "
             "digit, and has at most 100 of them; rename it"
         )
-    if name in (AUDIO, FACES, TRANSCRIPT):
+    if name in (AUDIO, FACES, TRANSCRIPT, HINT):
         raise ConfigError(f"encoders.{name}: the table {name} is what encoders read; call the feature otherwise")
 
 
@@ -227,7 +232,12 @@ def _stages(settings: config.ExtractionConfig) -> list[Stage]:
     encoders = [EncodeStage(name, encoder, limit) for name, encoder in settings.encoders.items()]
     if not settings.faces.enabled:
         encoders = [encoder for encoder in encoders if FACES not in encoder.reads]
-    reads = {read for encoder in encoders for read in encoder.reads}
+    return [*_before(settings, {read for encoder in encoders for read in encoder.reads}), *encoders]
+
+
+def _before(settings: config.ExtractionConfig, reads: Collection[str]) -> list[Stage]:
+    """The stages that make the tables ``reads``, upstream first."""
+    limit = settings.runtime.clip_seconds
     stages: list[Stage] = []
     if AUDIO in reads or (TRANSCRIPT in reads and settings.transcribe.enabled):
         stages.append(DenoiseStage(settings.media, settings.denoise, limit))
@@ -235,7 +245,9 @@ def _stages(settings: config.ExtractionConfig) -> list[Stage]:
         stages.append(FacesStage(settings.media, settings.faces, limit))
     if TRANSCRIPT in reads:
         stages.append(TranscribeStage(settings.transcribe))
-    return [*stages, *encoders]
+    if HINT in reads:
+        stages.append(LLMHintStage(settings.hint))
+    return stages
 
 
 def _key(stage: Stage, clip: Clip, identities: Mapping[str, str], keys: Mapping[str, Mapping[str, str]]) -> str:

@@ -162,7 +162,7 @@ def _voices(run: Run, made: Made) -> Iterator[denoising.DenoisedClip]:
     """Some of the demo's voices: as recorded, as denoised, and as they were spoken."""
     demo_config = run.settings.data.demo
     seed = run.settings.seed if demo_config.seed is None else demo_config.seed
-    spoken = {clip.clip_id: clip for clip in demo.plan(demo_config.num_clips, seed)}
+    spoken = {clip.clip_id: clip for clip in demo.plan(demo_config.num_clips, seed, demo_config.labelled)}
     heard = [
         clip for clip in run.brought.clips if made.refs[clip.clip_id].present and spoken[clip.clip_id].broken is None
     ]

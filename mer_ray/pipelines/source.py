@@ -143,5 +143,8 @@ def _make_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> 
     folder = Path(config.dir or run_dir.path("clips"))
     seed = settings.seed if config.seed is None else config.seed
     with step_line(console, "demo clips") as line:
-        demo.make(folder, config.num_clips, seed, line.update)
+        try:
+            demo.make(folder, config.num_clips, seed, line.update, labelled=config.labelled)
+        except ValueError as error:
+            raise ConfigError(f"data.demo: {error}") from error
     return folder

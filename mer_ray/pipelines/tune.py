@@ -94,14 +94,14 @@ def check(settings: TuneConfig, run_dir: Store) -> None:
     """
     mine.check(settings)
     space.make(settings, settings.search.space)
-    loggers.check(settings, run_dir)
+    loggers.check(settings.tune, run_dir)
 
 
 def _search(
     experiment: Experiment, settings: TuneConfig, run_dir: Store, journal: Journal, console: Console
 ) -> Searched:
     started = time.monotonic()
-    told = loggers.make(settings, run_dir)
+    told = loggers.make(settings.tune, run_dir)
     ended: dict[int, Tried] = {}
 
     def show(trial: Tried, step: Step | None) -> None:

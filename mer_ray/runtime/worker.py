@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mer_ray.data.table import Table
 from mer_ray.errors import ClipError, MerRayError, Reason, StorageError
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
-from mer_ray.stages.base import ROW_FIELDS, Stage, failed
+from mer_ray.stages.base import Stage, as_struct, failed
 
 _STDERR = 2
 
@@ -79,7 +78,7 @@ class Worker:
         columns: dict[str, pa.Array | pa.ChunkedArray] = {"clip_id": pa.array(batch.clip_ids, pa.string())}
         for name, inputs in batch.inputs.items():
             if name in self.upstream:
-                columns[name] = _as_struct(self.upstream[name].take(inputs))
+                columns[name] = as_struct(self.upstream[name].take(inputs))
             else:
                 columns[name] = pa.array(inputs)
         return pa.table(columns)
@@ -138,16 +137,6 @@ class Worker:
         self.attempts.end(batch.name)
         outcome.rows += len(batch)
         outcome.errors.update(error for error in rows["error"].to_pylist() if error)
-
-
-def _as_struct(rows: pa.Table) -> pa.Array:
-    """Rows as one struct column, null where the upstream row is absent, in error or not there."""
-    hidden = pc.invert(pc.fill_null(rows["present"].combine_chunks(), False))
-    bookkeeping = {field.name for field in ROW_FIELDS} | {"key"}
-    names = [name for name in rows.column_names if name not in bookkeeping]
-    arrays = [rows[name].combine_chunks() for name in names]
-    fields = [rows.schema.field(name) for name in names]
-    return pa.StructArray.from_arrays(arrays, fields=fields, mask=hidden)
 
 
 def _as_clip_error(error: Exception) -> ClipError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mer_ray.errors import ClipError
 
@@ -116,3 +117,13 @@ def absent(clip_id: str) -> dict[str, Any]:
 def failed(clip_id: str, error: ClipError) -> dict[str, Any]:
     """The row of a clip that is quarantined in this step."""
     return {"clip_id": clip_id, "present": False, "error": str(error.reason), "detail": error.detail}
+
+
+def as_struct(rows: pa.Table) -> pa.Array:
+    """Rows as one struct column, null where the upstream row is absent, in error or not there."""
+    hidden = pc.invert(pc.fill_null(rows["present"].combine_chunks(), False))
+    bookkeeping = {field.name for field in ROW_FIELDS} | {"key"}
+    names = [name for name in rows.column_names if name not in bookkeeping]
+    arrays = [rows[name].combine_chunks() for name in names]
+    fields = [rows.schema.field(name) for name in names]
+    return pa.StructArray.from_arrays(arrays, fields=fields, mask=hidden)

@@ -11,25 +11,12 @@ from numpy.typing import NDArray
 
 from mer_ray import registry
 from mer_ray.config import EncoderConfig
-from mer_ray.data.media import decode_flac, decode_jpeg
 from mer_ray.encoders.base import ClipInput, Encoder, Pooling, pool, pooled_dim
-from mer_ray.errors import ClipError, Reason
+from mer_ray.errors import ClipError, ConfigError, Reason
 from mer_ray.stages.base import Resources, Stage, absent, failed
-from mer_ray.stages.isolate import attempt, isolate
+from mer_ray.stages.inputs import prepare, read_prepared
+from mer_ray.stages.isolate import isolate
 from mer_ray.stages.plugins import plugin_spec
-
-_PREPARED = pa.struct(
-    [
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("audio", pa.large_binary()),
-        pa.field("faces", pa.large_binary()),
-        pa.field("faces_shape", pa.list_(pa.int64())),
-        pa.field("face_times", pa.list_(pa.float32())),
-        pa.field("text", pa.string()),
-    ]
-)
-"""What ``prepare`` makes of a clip: raw float32 samples, raw uint8 pixels; null where the clip lacks an input."""
 
 _FRAMES = (
     pa.field("frames", pa.large_binary()),
@@ -57,7 +44,9 @@ class EncodeStage(Stage):
         self.name = name
         self.encoder_config = encoder_config
         self.encoder: Encoder = registry.build("encoders", encoder_config.plugin, _placed(encoder_config))
-        self.reads = self.encoder.reads
+        if encoder_config.hint and "transcript" not in self.encoder.reads:
+            raise ConfigError(f"encoders.{name}.hint: {encoder_config.plugin} reads no transcript")
+        self.reads = (*self.encoder.reads, "hint") if encoder_config.hint else self.encoder.reads
         self.poolings = tuple(Pooling(how) for how in encoder_config.poolings)
         self.resources = Resources(
             cpus=encoder_config.cpus,
@@ -88,6 +77,7 @@ class EncodeStage(Stage):
             "encoder": plugin_spec(self.encoder_config.plugin, self.encoder),
             "pooling": [str(pooling) for pooling in self.poolings],
             "sequences": self.encoder_config.sequences,
+            **({"hint": self.encoder_config.hint} if self.encoder_config.hint else {}),
         }
 
     @property
@@ -108,12 +98,7 @@ class EncodeStage(Stage):
 
     def prepare(self, batch: pa.Table) -> pa.Table:
         """Decode what the tables store, so that ``process`` has the model's work alone."""
-        inputs = [batch.column(name).to_pylist() for name in self.reads]
-        prepared = []
-        for tables in zip(*inputs, strict=True):
-            made = attempt(_decode, dict(zip(self.reads, tables, strict=True))) if all(tables) else None
-            prepared.append({"reason": made.reason, "detail": made.detail} if isinstance(made, ClipError) else made)
-        return pa.table({"clip_id": batch.column("clip_id"), "prepared": pa.array(prepared, _PREPARED)})
+        return prepare(batch, self.encoder.reads, self.encoder_config.hint)
 
     def process(self, batch: pa.Table) -> pa.Table:
         """See the base class. ``batch`` is what ``prepare`` returned."""
@@ -154,34 +139,6 @@ def _placed(encoder_config: EncoderConfig) -> dict[str, Any]:
     plugin = registry.find("encoders", encoder_config.plugin)
     placed = {"device": "cuda" if encoder_config.gpus else "cpu"} if "device" in plugin.Config.model_fields else {}
     return placed | encoder_config.options
-
-
-def _decode(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    if "audio" in tables:
-        made["audio"] = decode_flac(tables["audio"]["flac"]).tobytes()
-    if "faces" in tables:
-        faces = np.stack([decode_jpeg(data) for data in tables["faces"]["crops"]])
-        made |= {"faces": faces.tobytes(), "faces_shape": list(faces.shape), "face_times": tables["faces"]["times"]}
-    if "transcript" in tables:
-        made["text"] = tables["transcript"]["text"]
-    return made
-
-
-def read_prepared(prepared: pa.StructScalar) -> ClipInput | ClipError | None:
-    """The encoder's input from a prepared row, without copying samples or pixels."""
-    if not prepared.is_valid:
-        return None
-    if prepared["reason"].is_valid:
-        return ClipError(Reason(prepared["reason"].as_py()), prepared["detail"].as_py())
-    audio, faces = prepared["audio"], prepared["faces"]
-    shape, times = prepared["faces_shape"].as_py(), prepared["face_times"].as_py()
-    return ClipInput(
-        audio=np.frombuffer(audio.as_buffer(), np.float32) if audio.is_valid else None,
-        faces=np.frombuffer(faces.as_buffer(), np.uint8).reshape(shape) if faces.is_valid else None,
-        face_times=None if times is None else np.array(times, np.float32),
-        text=prepared["text"].as_py(),
-    )
 
 
 def _as(dtype: str, frames_TD: NDArray[np.float32]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from mer_ray.config import TuneConfig
+from mer_ray.config import LoggersConfig
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, PluginError
 from mer_ray.tune.record import Step, Tried, folder_of
@@ -88,29 +88,42 @@ class MLflow:
         return run_id
 
 
-def check(settings: TuneConfig, run_dir: Store) -> None:
+def check(settings: LoggersConfig, run_dir: Store, section: str = "tune") -> None:
     """Refuse loggers that cannot be had, before anything is started.
+
+    Args:
+        settings: which are wanted.
+        run_dir: where they write.
+        section: of the config, that names them.
 
     Raises:
         ConfigError: a logger that writes to a disk, with a run directory in S3.
         PluginError: a library is not installed.
     """
-    for name in settings.tune.loggers:
+    for name in settings.loggers:
         module, package = _NEEDS[name]
         if find_spec(module) is None:
-            raise PluginError(f"tune.loggers: {name} needs {module}, which is not installed; pip install {package}")
-        if not run_dir.is_local and (name == "tensorboard" or settings.tune.mlflow_uri is None):
-            told = "tune.mlflow_uri is set" if name == "mlflow" else "run.dir is local"
-            raise ConfigError(f"tune.loggers: {name} writes to a disk, and run.dir is {run_dir}; use it when {told}")
+            raise PluginError(
+                f"{section}.loggers: {name} needs {module}, which is not installed; pip install {package}"
+            )
+        if not run_dir.is_local and (name == "tensorboard" or settings.mlflow_uri is None):
+            told = f"{section}.mlflow_uri is set" if name == "mlflow" else "run.dir is local"
+            raise ConfigError(
+                f"{section}.loggers: {name} writes to a disk, and run.dir is {run_dir}; use it when {told}"
+            )
 
 
-def make(settings: TuneConfig, run_dir: Store) -> Sequence[Logger]:
+def make(settings: LoggersConfig, run_dir: Store) -> Sequence[Logger]:
     """The loggers that the config asks for; see ``check``."""
     made: list[Logger] = []
-    for name in dict.fromkeys(settings.tune.loggers):
+    for name in dict.fromkeys(settings.loggers):
         if name == "tensorboard":
             made.append(TensorBoard(run_dir.path("tensorboard")))
         else:
-            uri = settings.tune.mlflow_uri or f"sqlite:///{run_dir.path('mlflow.db')}"
-            made.append(MLflow(uri, run_dir.path()))
+            made.append(MLflow(address(settings, run_dir), run_dir.path()))
     return made
+
+
+def address(settings: LoggersConfig, run_dir: Store) -> str:
+    """Where MLflow is told."""
+    return settings.mlflow_uri or f"sqlite:///{run_dir.path('mlflow.db')}"

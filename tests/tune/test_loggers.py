@@ -1,12 +1,11 @@
 import math
-import struct
 from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboard_events import events, values
 
-from mer_ray.config import TuneConfig
+from mer_ray.config import LoggersConfig
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, PluginError
 from mer_ray.tune import loggers
@@ -17,7 +16,7 @@ TRIAL = Tried(3, {"fit.hidden": 64, "mining.strategy": "vote"}, steps=STEPS)
 
 
 def settings(*names, **more):
-    return TuneConfig(tune={"loggers": list(names), **more})
+    return LoggersConfig(loggers=list(names), **more)
 
 
 def tell(logger):
@@ -26,22 +25,12 @@ def tell(logger):
     logger.log(replace(TRIAL, state="done"), None)
 
 
-def events(folder):
-    """The records of TensorBoard's files: length, its checksum, an event, its checksum."""
-    for path in folder.glob("events.*"):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-
-
 def test_tensorboard_gets_a_curve_per_trial_and_its_values(tmp_path):
     (logger,) = loggers.make(settings("tensorboard", "tensorboard"), Store(str(tmp_path)))
     tell(logger)
-    values = [(e.step, v) for e in events(tmp_path / "tensorboard/0003") for v in e.summary.value]
-    assert [(step, v.simple_value) for step, v in values if v.tag == "objective"] == [(0, 0.5), (1, 0.625)]
-    text = str([v for _, v in values if v.tag.startswith("_hparams_")])
+    folder = tmp_path / "tensorboard/0003"
+    assert values(folder, "objective") == [(0, 0.5), (1, 0.625)]
+    text = str([v for e in events(folder) for v in e.summary.value if v.tag.startswith("_hparams_")])
     assert "fit.hidden" in text
     assert "vote" in text
 

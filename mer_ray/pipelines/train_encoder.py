@@ -1,0 +1,300 @@
+"""The training job: clips in, weights out that an encoder plug-in loads.
+
+Read ``run`` aloud: the clips; the tables that the task reads; the clips that can be learnt from; training; the weights.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+from rich.console import Console
+
+from mer_ray import config as configs
+from mer_ray import registry
+from mer_ray.config import PluginConfig, TrainConfig
+from mer_ray.data.manifest import Manifest
+from mer_ray.data.storage import Store
+from mer_ray.errors import ConfigError, InputError, LearnerError, MerRayError
+from mer_ray.learners import folds as folding
+from mer_ray.pipelines import curves, estimate, features, source
+from mer_ray.runtime.console import StepLine, step_line
+from mer_ray.runtime.journal import Journal
+from mer_ray.runtime.materialise import Made
+from mer_ray.runtime.session import session
+from mer_ray.tasks.base import Task
+from mer_ray.train.clips import Clips
+from mer_ray.train.data import usable
+from mer_ray.train.engine import deepspeed_config
+from mer_ray.train.job import WEIGHTS, Job, work
+from mer_ray.tune import loggers
+from mer_ray.types import Clip, Split
+
+ENTRY = "encoder.yaml"
+_POLL_SECONDS = 0.5
+_NOT_IN_DIGEST = {"workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "keep", "zero_stage", "offload"}
+
+
+def run(settings: TrainConfig, dry_run: bool = False) -> int:
+    """Do the job, or continue it.
+
+    Args:
+        settings: what to do.
+        dry_run: only say what would be made, and stop.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        InputError: bad input or config, before anything is started.
+        MerRayError: the job failed; the same call continues it.
+    """
+    console = Console(highlight=False)
+    run_dir, tables = source.stores(settings)
+    manifest, task = _brought(settings, run_dir, console)
+    steps = features.plan(settings, manifest.clips, tables, task.reads)
+    if dry_run:
+        estimate.show(estimate.estimate(steps, settings), tables, console)
+        return 0
+    loggers.check(settings.log, run_dir, "log")
+    journal = Journal(run_dir)
+    journal.open(settings)
+    console.print(f"run directory: {run_dir}", soft_wrap=True)
+    with session(settings.runtime):
+        made = features.run(steps, settings, journal, console)
+        job = _job(settings, manifest, task, made, run_dir, journal)
+        console.print(f"{len(job.train)} clips to train on, {len(job.valid)} to score")
+        entry = _train(job, settings, journal, console)
+    text = yaml.safe_dump({"encoders": {settings.name: entry}}, sort_keys=False)
+    run_dir.write(ENTRY, text.encode())
+    journal.event("run_done")
+    console.print(f"weights: {run_dir.path(WEIGHTS)}\nto extract with them, put into a config:\n{text}", soft_wrap=True)
+    return 0
+
+
+def _brought(settings: TrainConfig, run_dir: Store, console: Console) -> tuple[Manifest, Task]:
+    """The clips, and the task with their classes."""
+    if not settings.task.name:
+        raise ConfigError(f"task.name is not set; there are: {', '.join(registry.names('tasks'))}")
+    task_class = registry.find("tasks", settings.task.name).Task
+    deepspeed_config(settings.optimization, settings.optimization.workers)
+    manifest = source.clips(settings, run_dir, console, require_labels=task_class.needs_labels)
+    source.warn(manifest, console)
+    names = manifest.label_space.names if task_class.needs_labels else ()
+    _check_classes(names, [clip.label for clip in manifest.clips if clip.split is not Split.TEST])
+    config: Any = registry.configure("tasks", settings.task.name, settings.task.options)
+    folder = Path(run_dir.path("tiny")).absolute() if run_dir.is_local else None
+    task: Task = registry.build("tasks", settings.task.name, config.placed(folder), class_names=names)
+    _ = task.identity  # its weights are there
+    return manifest, task
+
+
+def _job(
+    settings: TrainConfig, manifest: Manifest, task: Task, made: Mapping[str, Made], run_dir: Store, journal: Journal
+) -> Job:
+    """What the workers are to do.
+
+    Raises:
+        InputError: no clip can be learnt from, or a class has none.
+    """
+    names = manifest.label_space.names if task.needs_labels else ()
+    wanted = [clip for clip in manifest.clips if all(made[name].refs[clip.clip_id].present for name in task.reads)]
+    if task.needs_labels:
+        wanted = [clip for clip in wanted if clip.label is not None]
+    clips = _clips(wanted, names, task, made)
+    if task.filters and wanted:
+        kept = usable(clips, task)
+        wanted = [clip for clip, good in zip(wanted, kept.tolist(), strict=True) if good]
+        journal.event("clips_filtered", task=settings.task.name, left_out=int((~kept).sum()))
+        clips = _clips(wanted, names, task, made)
+    free = np.flatnonzero([clip.split is not Split.TEST for clip in wanted])
+    if not len(free):
+        kind = "labelled clip" if task.needs_labels else "clip"
+        raise InputError(f"no {kind} has all that the task {settings.task.name} reads: {', '.join(task.reads)}")
+    _check_classes(names, [wanted[row].label for row in free])
+    test = np.flatnonzero([clip.split is Split.TEST and task.needs_labels for clip in wanted])
+    train, valid = _split(settings, clips.label[free], [wanted[row].speaker for row in free], task.needs_labels)
+    train, valid = free[train], free[valid]
+    digest = configs.digest(
+        {
+            "task": settings.task.model_dump(mode="json"),
+            "models": task.identity,
+            "optimization": settings.optimization.model_dump(mode="json", exclude=_NOT_IN_DIGEST),
+            "clips": list(clips.clip_ids),
+            "tables": {name: table.digest for name, table in clips.tables.items()},
+            "label": clips.label.tolist(),
+            "seed": settings.seed,
+        }
+    )
+    device = "cuda" if settings.optimization.gpus_per_worker else "cpu"
+    return Job(
+        task=PluginConfig(name=settings.task.name, options=task.config.model_dump(mode="json")),
+        class_names=names,
+        clips=clips,
+        train=train,
+        valid=valid,
+        test=test,
+        optimization=settings.optimization,
+        seed=settings.seed,
+        run_dir=run_dir,
+        digest=digest,
+        device=device,
+    )
+
+
+def _check_classes(names: Sequence[str], labels: Sequence[str | None]) -> None:
+    """See that each class can be learnt.
+
+    Raises:
+        InputError: one has no clip.
+    """
+    if missing := [name for name in names if name not in labels]:
+        told = ", ".join(missing)
+        raise InputError(f"no clip to learn the class from: {told}; label some, or leave the class out of labels")
+
+
+def _clips(wanted: Sequence[Clip], names: Sequence[str], task: Task, made: Mapping[str, Made]) -> Clips:
+    """Where their inputs stand, and their classes."""
+    label = [names.index(clip.label) if clip.label in names else -1 for clip in wanted]
+    return Clips(
+        tuple(clip.clip_id for clip in wanted),
+        np.array(label, dtype=np.int64),
+        {name: made[name].table for name in task.reads},
+        {name: tuple(made[name].refs[clip.clip_id] for clip in wanted) for name in task.reads},
+    )
+
+
+def _split(
+    settings: TrainConfig, label: NDArray[np.int64], speakers: list[str | None], labelled: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows to score: speakers kept apart and classes even where they are known."""
+    share, rows = settings.optimization.valid_share, np.arange(len(label))
+    if not share or len(label) < 2:
+        return rows, rows[:0]
+    if labelled:
+        folds = folding.make(label, speakers, max(2, round(1 / share)), settings.seed)
+        return rows[folds.held_out != 0], rows[folds.held_out == 0]
+    order = np.random.default_rng(settings.seed).permutation(len(label))
+    count = max(1, round(share * len(label)))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _train(job: Job, settings: TrainConfig, journal: Journal, console: Console) -> dict[str, Any]:
+    """Ray Train over the workers, told of as it goes; the encoder's entry for a config."""
+    wanted = settings.optimization
+    board = Queue(actor_options={"num_cpus": 0})
+    resources = {"CPU": wanted.cpus_per_worker} | ({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {})
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"job": replace(job, board=board)},
+        torch_config=TorchConfig(backend="nccl" if job.device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=wanted.workers, use_gpu=job.device == "cuda", resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            failure_config=FailureConfig(max_failures=wanted.max_failures),
+            **_storage(job.run_dir),
+        ),
+    )
+    with step_line(console, job.task.name, "steps") as line, curves.drawn(settings.log, job.run_dir) as told:
+        news = _News(line, journal, console, told)
+        for kind, fields in _while(trainer.fit, board):
+            news.take(kind, fields)
+    if not news.entry:
+        raise LearnerError("training ended without weights; give the same command again")
+    return news.entry
+
+
+def _storage(run_dir: Store) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes: in the run directory, which all nodes see."""
+    if run_dir.is_local:
+        return {"storage_path": run_dir.path()}
+    return {
+        "storage_path": run_dir.path().partition("://")[2],
+        "storage_filesystem": PyFileSystem(FSSpecHandler(run_dir.filesystem)),
+    }
+
+
+class _News:
+    """What the workers tell, for the person who waits and for the journal."""
+
+    def __init__(self, line: StepLine, journal: Journal, console: Console, told: Sequence[curves.Tell]) -> None:
+        self.line, self.journal, self.console, self.told = line, journal, console, told
+        self.steps = 0
+        self.entry: dict[str, Any] = {}
+
+    def take(self, kind: str, fields: dict[str, Any]) -> None:
+        """One piece of it."""
+        if kind == "step":
+            self.line.update(fields["step"], self.steps, f"loss {fields['loss']:.4f}")
+            self._draw(fields["step"], {"step_loss": fields["loss"]})
+            return
+        self.journal.event(f"training_{kind}", **fields)
+        if kind == "started":
+            self.steps = fields["steps"]
+            self.console.print(f"{fields['trained']:,} of {fields['total']:,} parameters train")
+        elif kind == "damaged":
+            self.console.print(
+                f"[yellow]checkpoint {fields['checkpoint']}: {fields['why']}; an earlier one is taken[/]"
+            )
+        elif kind == "epoch":
+            told = ", ".join(f"{name} {value:.4g}" for name, value in fields.items() if isinstance(value, float))
+            self.console.print(f"epoch {fields['epoch']}: {told}", soft_wrap=True)
+            self._draw(fields["step"], {name: value for name, value in fields.items() if isinstance(value, float)})
+        elif kind == "scored" and fields["test"] is not None:
+            self.console.print(f"test WAF of the best epoch: {fields['test']:.4f}")
+        elif kind == "exported":
+            self.entry = fields["entry"]
+
+    def _draw(self, step: int, figures: Mapping[str, float]) -> None:
+        for tell in self.told:
+            tell(step, figures)
+
+
+def _while(act: Any, board: Queue) -> Iterator[tuple[str, dict[str, Any]]]:  # noqa: ANN401 - a function
+    """What is put on the board while ``act`` runs in a thread, and what was there at its end.
+
+    Raises:
+        MerRayError: it failed.
+    """
+    failed: list[BaseException] = []
+
+    def run_it() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=run_it, daemon=True)
+    thread.start()
+    while thread.is_alive() or not board.empty():
+        try:
+            yield board.get(timeout=_POLL_SECONDS)
+        except Empty:
+            continue
+    if failed:
+        raise _cause(failed[0])
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The project's own error inside what Ray Train wraps it in."""
+    inner: Any = error
+    for _ in range(10):
+        failures = getattr(inner, "worker_failures", None)
+        inner = next(iter(failures.values())) if failures else getattr(inner, "cause", None) or inner.__cause__
+        if inner is None:
+            return LearnerError(f"training failed: {type(error).__name__}: {error}")
+        if isinstance(inner, MerRayError):
+            return inner
+    return LearnerError(f"training failed: {error}")

@@ -1,0 +1,1 @@
+"""Training of encoders: DeepSpeed's engine under Ray Train, checkpoints, data, export."""

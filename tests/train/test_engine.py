@@ -1,0 +1,143 @@
+"""DeepSpeed on two real workers against a plain loop, and resumed by one."""
+
+import os
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from mer_ray.config import OptimizationConfig
+from mer_ray.data.storage import Store
+
+STEPS, HALF = 8, 4
+CASES = [
+    OptimizationConfig(batch_size=8, micro_batch=2, clip=0.5, learning_rate=1e-2, zero_stage=stage, optimizer=optimizer)
+    for stage, optimizer in (
+        (0, "adamw"),
+        (1, "adamw"),
+        (2, "adamw"),
+        (3, "adamw"),
+        (0, "sgd"),
+        (2, "sgd"),
+        (3, "adam"),
+    )
+]
+
+
+class Outcome(NamedTuple):
+    loss: torch.Tensor
+    parts: dict
+
+
+class Network(nn.Module):
+    """Its first layer is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 16), nn.GELU())
+        self.head = nn.Linear(16, 3)
+        self.body[0].requires_grad_(False)
+
+    def forward(self, batch):
+        loss = nn.functional.cross_entropy(self.head(self.body(batch["x"])), batch["y"])
+        return Outcome(loss, {})
+
+
+def batch_of(step):
+    rng = np.random.default_rng(step)
+    return torch.tensor(rng.standard_normal((8, 6)), dtype=torch.float32), torch.tensor(rng.integers(3, size=8))
+
+
+def share(step, rank, world):
+    """A worker's micro-batches of two."""
+    x, y = (part[rank::world] for part in batch_of(step))
+    return [{"x": a, "y": b} for a, b in zip(x.split(2), y.split(2), strict=True)]
+
+
+def plain(settings):
+    """The same without DeepSpeed: losses and last weights."""
+    from mer_ray.train import engine  # noqa: PLC0415
+
+    network = Network()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = engine._optimizer(trained, settings)
+    losses = []
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = engine.learning_rate(step, STEPS, settings)
+        x, y = batch_of(step)
+        loss = network({"x": x, "y": y}).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, settings.clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, network.state_dict()
+
+
+def work(rank, world, port, folder, first, last):
+    """One worker: every case from step ``first`` to ``last``, with a checkpoint at the end."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    import torch.distributed as dist  # noqa: PLC0415
+
+    from mer_ray.train import engine  # noqa: PLC0415
+    from mer_ray.train.checkpoint import Checkpoints, Progress  # noqa: PLC0415
+
+    engine.connect("cpu")
+
+    def gather(mine):
+        everyone = [None] * world
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    for number, settings in enumerate(CASES):
+        checkpoints = Checkpoints(Store(f"{folder}/{number}"), keep=1)
+        found = checkpoints.newest()
+        resumed = (found.state, found.progress.step) if found else None
+        one = engine.Engine(Network, settings, seed=0, total_steps=STEPS, resumed=resumed)
+        assert one.num_parameters == (16 * 17 + 3 * 17, 6 * 16 + 16 + 16 * 17 + 3 * 17)
+        losses = []
+        for step in range(first, last):
+            assert one.step == step
+            loss, _ = one.train(share(step, rank, world))
+            losses.append(sum(gather(loss.item())) / world)
+        checkpoints.save(one.state(), Progress(one.step), rank, world, gather)
+        weights = dict(one.weights())
+        if rank == 0:
+            torch.save((losses, weights), f"{folder}/{number}-{last}.pt")
+    dist.destroy_process_group()
+
+
+def spawn(world, folder, first, last):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(world, port, str(folder), first, last), nprocs=world)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Every case: half of its steps by two workers, half by one."""
+    folder = tmp_path_factory.mktemp("trained")
+    spawn(2, folder, 0, HALF)
+    spawn(1, folder, HALF, STEPS)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"zero{c.zero_stage}-{c.optimizer}" for c in CASES])
+def test_every_stage_does_what_a_plain_loop_does_also_resumed_by_fewer(trained, number):
+    expected_losses, expected_weights = plain(CASES[number])
+    before, _ = torch.load(trained / f"{number}-{HALF}.pt")
+    after, weights = torch.load(trained / f"{number}-{STEPS}.pt")
+    np.testing.assert_allclose(before + after, expected_losses, rtol=1e-5)
+    assert weights.keys() == expected_weights.keys()
+    for name, expected in expected_weights.items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-6)
