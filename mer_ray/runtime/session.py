@@ -41,6 +41,8 @@ def _connect(runtime: RuntimeConfig) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one machine, one user, loopback only
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong reaches the driver as an exception
+    # a process that waits is kept for the next task: of few CPUs Ray would end it after a second, and start another
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     ray.init(
         address="local",
         num_cpus=runtime.num_cpus,

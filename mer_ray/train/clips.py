@@ -47,10 +47,14 @@ class Clips:
 
 
 def load(numbers: pa.Table, given: Any) -> pa.Table:  # noqa: ANN401 - a reference to clips and draws
-    """The clips of one draw, decoded, as an Arrow stream."""
+    """The clips of some draws, decoded, each draw an Arrow stream."""
     clips, draws = ray.get(given)
-    made = clips.load(np.concatenate(draws.draw(numbers["id"][0].as_py()).rows).tolist())
+    loaded = [clips.load(np.concatenate(draws.draw(number).rows).tolist()) for number in numbers["id"].to_pylist()]
+    return pa.table({"id": numbers["id"], "clips": pa.array([_stream(made) for made in loaded], pa.large_binary())})
+
+
+def _stream(made: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, made.schema) as writer:
         writer.write_table(made)
-    return pa.table({"id": numbers["id"], "clips": pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
+    return bytes(sink.getvalue().to_pybytes())

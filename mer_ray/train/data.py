@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -20,7 +21,7 @@ from mer_ray.train.order import Once, Timeline
 
 _AHEAD = 2
 _CPUS = 0.5  # of a task that loads
-_JUDGED_AT_ONCE = 64
+_LOADED_AT_ONCE = 64  # clips of a task, as Ray Data keeps the trainer's own process busy with each
 
 
 def batches(clips: Clips, task: Task, draws: Once | Timeline) -> Generator[list[Batch]]:
@@ -32,8 +33,10 @@ def batches(clips: Clips, task: Task, draws: Once | Timeline) -> Generator[list[
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    dataset = ray.data.range(len(draws), override_num_blocks=len(draws)).map_batches(
-        load, batch_size=1, batch_format="pyarrow", fn_kwargs={"given": ray.put((clips, draws))}, num_cpus=_CPUS
+    num_clips = len(draws) * sum(len(rows) for rows in draws.draw(0).rows)
+    tasks = min(len(draws), math.ceil(num_clips / _LOADED_AT_ONCE))
+    dataset = ray.data.range(len(draws), override_num_blocks=tasks).map_batches(
+        load, batch_size=None, batch_format="pyarrow", fn_kwargs={"given": ray.put((clips, draws))}, num_cpus=_CPUS
     )
     collate = _Collate(task, clips, draws)
     yield from dataset.iter_torch_batches(batch_size=1, collate_fn=collate, prefetch_batches=_AHEAD)
@@ -41,7 +44,7 @@ def batches(clips: Clips, task: Task, draws: Once | Timeline) -> Generator[list[
 
 def usable(clips: Clips, task: Task) -> NDArray[np.bool_]:
     """Which clips can be learnt from, bool (N,): each is decoded and shown to the task."""
-    parts = -(-len(clips) // _JUDGED_AT_ONCE)
+    parts = math.ceil(len(clips) / _LOADED_AT_ONCE)
     dataset = ray.data.range(parts, override_num_blocks=parts).map_batches(
         _judge, batch_size=1, batch_format="pyarrow", fn_kwargs={"given": ray.put((clips, task))}, num_cpus=1
     )
@@ -51,8 +54,8 @@ def usable(clips: Clips, task: Task) -> NDArray[np.bool_]:
 
 def _judge(numbers: pa.Table, given: Any) -> pa.Table:  # noqa: ANN401 - a reference to clips and task
     clips, task = ray.get(given)
-    start = numbers["id"][0].as_py() * _JUDGED_AT_ONCE
-    made = clips.load(range(start, min(start + _JUDGED_AT_ONCE, len(clips))))["prepared"]
+    start = numbers["id"][0].as_py() * _LOADED_AT_ONCE
+    made = clips.load(range(start, min(start + _LOADED_AT_ONCE, len(clips))))["prepared"]
     loaded = [read_prepared(prepared) for prepared in made]
     found = [isinstance(clip, ClipInput) and task.usable(clip) for clip in loaded]
     return pa.table({"id": numbers["id"], "usable": pa.array([found], pa.list_(pa.bool_()))})

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from mer_ray.data.storage import Store
 
@@ -50,7 +51,7 @@ def bucket(server) -> Iterator[Store]:
         try:
             store.filesystem.mkdir(store.root)
             break
-        except OSError:
+        except (OSError, BotoCoreError):  # it is still starting
             assert time.time() < deadline, "the S3 server takes no bucket"
             time.sleep(0.5)
     yield store

@@ -1,15 +1,12 @@
 """The whole job is killed for real, at three moments, and continued by the same command."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from killing import kill_when
 
 from mer_ray import config
 
@@ -35,27 +32,15 @@ def parts(run_dir: Path, step: str) -> set[Path]:
     return set(run_dir.glob(f"tables/{step}/*/[!_]*.parquet"))
 
 
-def kill_when(run_dir: Path, clips: Path, ready: Callable[[], bool]) -> None:
-    """Start the job and kill its driver as soon as ``ready``; fails when the job ends first."""
-    driver = subprocess.Popen(command(run_dir, clips), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 300
-    while not ready():
-        assert driver.poll() is None, "the job ended before it could be killed"
-        assert time.time() < deadline, "the moment to kill never came"
-        time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-
-
 def test_a_job_killed_at_three_moments_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     clips, undisturbed, killed = tmp_path / "clips", tmp_path / "undisturbed", tmp_path / "killed"
     subprocess.run(command(undisturbed, clips), check=True, timeout=600, stdout=subprocess.DEVNULL)
 
-    kill_when(killed, clips, lambda: len(parts(killed, "audio")) >= 1)
+    kill_when(command(killed, clips), lambda: len(parts(killed, "audio")) >= 1)
     audio = {part: part.stat().st_mtime_ns for part in parts(killed, "audio")}
-    kill_when(killed, clips, lambda: len(parts(killed, "egemaps")) >= 1)
+    kill_when(command(killed, clips), lambda: len(parts(killed, "egemaps")) >= 1)
     assert {part: part.stat().st_mtime_ns for part in audio} == audio, "committed parts were written again"
-    kill_when(killed, clips, lambda: len(list(killed.glob("rounds/00/*/metrics.json"))) >= 1)
+    kill_when(command(killed, clips), lambda: len(list(killed.glob("rounds/00/*/metrics.json"))) >= 1)
     models = [path.parent / "model.safetensors" for path in killed.glob("rounds/00/*/metrics.json")]
     fitted = {model: model.stat().st_mtime_ns for model in models}
     subprocess.run(command(killed, clips), check=True, timeout=600, stdout=subprocess.DEVNULL)

@@ -1,18 +1,15 @@
 """A mining job with everything in S3, killed and continued, on a real server."""
 
 import io
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from killing import kill_when
 from made_job import QUICK
 
 from mer_ray import config
@@ -56,18 +53,6 @@ def mine(bundle: Store, run_dir: Store) -> str:
     return done.stdout
 
 
-def kill_when(bundle: Store, run_dir: Store, ready: Callable[[], bool]) -> None:
-    """Start the job and kill its driver as soon as ``ready``; fails when the job ends first."""
-    driver = subprocess.Popen(command(bundle, run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 200
-    while not ready():
-        assert driver.poll() is None, "the job ended before it could be killed"
-        assert time.time() < deadline, "the moment to kill never came"
-        time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-
-
 def work(run_dir: Store) -> dict[str, object]:
     """When each row's part and each learner's model was written."""
     there = run_dir.details(deep=True)
@@ -106,8 +91,11 @@ def test_the_same_command_again_computes_nothing(finished, bundle):
 
 def test_a_killed_job_continues_and_ends_as_an_undisturbed_one(finished, bucket, bundle):
     run_dir = bucket / "runs/killed"
-    kill_when(bundle, run_dir, lambda: any(n.startswith("tables/ngrams/") for n in work(run_dir)))
-    kill_when(bundle, run_dir, lambda: any(n.endswith("metrics.json") for n in run_dir.details("rounds", deep=True)))
+    job = command(bundle, run_dir)
+    kill_when(job, lambda: any(n.startswith("tables/ngrams/") for n in work(run_dir)))
+    kill_when(
+        command(bundle, run_dir), lambda: any(n.endswith("metrics.json") for n in run_dir.details("rounds", deep=True))
+    )
     done = [n.removesuffix("metrics.json") for n in run_dir.details("rounds/00", deep=True) if n.count("/") == 1]
     kept = {n: when for n, when in work(run_dir).items() if any(n.startswith(f"rounds/00/{folder}") for folder in done)}
     kept |= {n: when for n, when in work(run_dir).items() if n.startswith("tables/")}
