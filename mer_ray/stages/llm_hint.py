@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import requests
+from pydantic import ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -18,6 +19,7 @@ from mer_ray.config import HintConfig
 from mer_ray.errors import ClipError, ConfigError, PluginError, Reason
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
+from mer_ray.registry import explain
 from mer_ray.stages.base import Resources, Stage, absent, failed
 from mer_ray.stages.isolate import attempt, isolate
 
@@ -40,7 +42,7 @@ class LLMHintStage(Stage):
         hint: who is asked, and what.
 
     Raises:
-        ConfigError: nobody is named, or the prompt lacks a place.
+        ConfigError: nobody is named, the model's weights are named wrongly, or the prompt lacks a place.
     """
 
     name = "hint"
@@ -52,7 +54,7 @@ class LLMHintStage(Stage):
             raise ConfigError("hint: name who ranks the classes, by hint.endpoint and hint.model or by hint.weights")
         if "{text}" not in hint.prompt or "{classes}" not in hint.prompt:
             raise ConfigError("hint.prompt: the places of the transcript and the classes are written {text}, {classes}")
-        self.hint = hint
+        self.hint, self.weights = hint, None if hint.weights is None else _weights(hint.weights)
         self.resources = Resources(cpus=hint.cpus, gpus=hint.gpus, batch_size=64, clip_seconds=_ANSWER_SECONDS)
         self._ask: Ask | None = None
 
@@ -64,7 +66,7 @@ class LLMHintStage(Stage):
     @property
     def spec(self) -> dict[str, Any]:
         """See the base class: who was asked, and what; not where they were found."""
-        who = weights_.identity(Weights(**self.hint.weights)) if self.hint.weights else self.hint.model
+        who = weights_.identity(self.weights) if self.weights else self.hint.model
         asked = self.hint.model_dump(mode="json", include={"classes", "prompt", "max_tokens"})
         return {"version": self.version, "model": who, **asked}
 
@@ -74,15 +76,14 @@ class LLMHintStage(Stage):
         Raises:
             PluginError: it cannot be had.
         """
-        if self.hint.weights is None:
+        if self.weights is None:
             endpoint = _Endpoint(self.hint)
             endpoint.check()
             self._ask = endpoint.ask
             return
         from mer_ray.pretrained.answers import Answerer  # noqa: PLC0415 - seconds, and an endpoint needs none of it
 
-        weights = Weights(**self.hint.weights)
-        model = Answerer(weights, self.hint.max_tokens, "cuda" if self.hint.gpus else "cpu")
+        model = Answerer(self.weights, self.hint.max_tokens, "cuda" if self.hint.gpus else "cpu")
         self._ask = partial(_in_parts, model.ask, self.hint.at_once)
 
     def process(self, batch: pa.Table) -> pa.Table:
@@ -102,6 +103,13 @@ class LLMHintStage(Stage):
             return failed(clip_id, answer)
         ranking = ranked(answer, self.hint.classes)
         return {"clip_id": clip_id, "present": True, "ranking": ranking, "answer": answer}
+
+
+def _weights(given: dict[str, Any]) -> Weights:
+    try:
+        return Weights(**given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, Weights, "hint.weights"))) from error
 
 
 def ranked(answer: str, classes: Sequence[str]) -> list[str]:

@@ -139,6 +139,8 @@ def test_what_is_wrong_is_told_before_anything_is_started():
         LLMHintStage(HintConfig())
     with pytest.raises(ConfigError, match="places"):
         LLMHintStage(HintConfig(endpoint="http://localhost", prompt="What?"))
+    with pytest.raises(ConfigError, match=r"hint\.weights.*sorce"):
+        LLMHintStage(HintConfig(weights={"sorce": "models/llm"}))
     with pytest.raises(ConfigError, match="reads no transcript"):
         EncodeStage("voice", EncoderConfig(plugin="logmel", hint="{hint} {text}"), 60.0)
 
