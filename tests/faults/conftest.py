@@ -46,7 +46,7 @@ def server(tmp_path_factory) -> Iterator[None]:
 def bucket(server) -> Iterator[Store]:
     """A bucket of its own, gone afterwards."""
     store = Store(f"s3://mer-ray-test-{uuid.uuid4().hex[:8]}")
-    deadline = time.time() + 60
+    deadline = time.time() + 180
     while True:
         try:
             store.filesystem.mkdir(store.root)
