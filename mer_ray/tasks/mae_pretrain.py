@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
 
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import architecture, saving
+from mer_ray.pretrained import saving
 from mer_ray.pretrained.images import Images
 from mer_ray.tasks import base
 from mer_ray.tasks.base import Batch, Outcome
@@ -35,7 +35,6 @@ class Config(base.Config):
     decoder_heads: int = Field(16, ge=1, description="of the decoder")
     mask: float = Field(0.75, gt=0, lt=1, description="share of the patches that are hidden")
     frames: int = Field(4, ge=1, description="face frames of a clip, drawn anew each epoch")
-    seed: int = Field(0, ge=0, description="of the network's first weights")
 
     def network(self) -> ViTMAEConfig:
         """The library's configuration."""
@@ -104,7 +103,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.frames = config.frames
-        self.model = architecture.randomly(lambda: ViTMAEForPreTraining(config.network()), seed=config.seed)
+        self.model = ViTMAEForPreTraining(config.network())
 
     def forward(self, batch: Batch) -> Outcome:
         """See ``Task.build``."""
