@@ -56,6 +56,11 @@ class Run:
         told, _ = job.communicate(timeout=400)
         assert job.returncode == 0, told
 
+    def killed_behind_an_epoch(self) -> None:
+        job = self.start()
+        wait_for(job, lambda: len(self.events("epoch")) >= 1)
+        kill(job)
+
     def events(self, kind: str) -> list[dict[str, object]]:
         file = self.folder / "events.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
@@ -104,9 +109,7 @@ def test_a_lost_worker_is_replaced_and_the_weights_are_the_same(undisturbed: Run
 
 def test_a_killed_job_goes_on_and_the_weights_are_the_same(undisturbed: Run, shared: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, shared)
-    job = run.start()
-    wait_for(job, lambda: len(run.events("epoch")) >= 1)
-    kill(job)
+    run.killed_behind_an_epoch()
     run.finish()
     assert run.events("started")[1]["step"] >= 3
     assert same(run, undisturbed)
@@ -126,9 +129,7 @@ def test_a_checkpoint_cut_off_is_never_gone_on_from(undisturbed: Run, shared: Pa
 
 def test_one_worker_goes_on_with_what_two_wrote(undisturbed: Run, shared: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, shared)
-    job = run.start()
-    wait_for(job, lambda: len(run.events("epoch")) >= 1)
-    kill(job)
+    run.killed_behind_an_epoch()
     run.finish("optimization.workers=1")
     assert run.events("started")[1]["step"] >= 3
     one, other = run.weights(), undisturbed.weights()

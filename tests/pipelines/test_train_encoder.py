@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 
+import made_job
 import numpy as np
 import pytest
+import soundfile
 import yaml
+from rich.console import Console
 from safetensors.numpy import load_file
 
 from mer_ray import config
 from mer_ray.config import EncoderConfig, TrainConfig
-from mer_ray.pipelines import command
+from mer_ray.pipelines import command, features, source, train_encoder
+from mer_ray.runtime.journal import Journal
 from mer_ray.stages.encode import EncodeStage
 
 TINY = "train/speech_finetune.tiny.yaml"
@@ -76,15 +80,66 @@ sys.exit(command.main(job="train_encoder", about="", model=TrainConfig, file=fil
     assert "training needs deepspeed" in done.stderr
 
 
+def test_silent_clips_are_left_out_of_what_sound_is_needed_for(tmp_path, ray_cluster):
+    rng = np.random.default_rng(0)
+    rows = ["clip_id,audio,text,label,split"]
+    for i in range(8):
+        loud = 1e-4 if i in (2, 5) else 0.1
+        soundfile.write(tmp_path / f"clip{i}.wav", loud * rng.uniform(-1, 1, 16_000), 16_000, subtype="FLOAT")
+        rows.append(f"clip{i},clip{i}.wav,hello,{('anger', 'joy')[i % 2]},train")
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    data = f"data={{layout: manifest, manifest: {tmp_path}/clips.csv}}"
+    settings = config.load(
+        TrainConfig, "train/joint_audio_text.tiny.yaml", [f"run.dir={tmp_path}/run", data, "labels=[anger, joy]"]
+    )
+    run_dir, tables = source.stores(settings)
+    console, journal = Console(quiet=True), Journal(run_dir)
+    manifest_, task = train_encoder._brought(settings, run_dir, console)
+    steps = features.plan(settings, manifest_.clips, tables, task.reads)
+    job = train_encoder._job(
+        settings, manifest_, task, features.run(steps, settings, journal, console), run_dir, journal
+    )
+    assert job.clips.clip_ids == tuple(f"clip{i}" for i in (0, 1, 3, 4, 6, 7))
+    assert job.clips.label.tolist() == [0, 1, 1, 0, 0, 1]
+    (told,) = [event for event in journal.events() if event["event"] == "clips_filtered"]
+    assert told["left_out"] == 2
+
+
+def train(folder, *arguments):
+    """The tiny task as a user trains it."""
+    return made_job.run("train_encoder", "--config", TINY, f"run.dir={folder}", *arguments, cwd=folder)
+
+
+def events(folder, kind):
+    told = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [event for event in told if event["event"] == f"training_{kind}"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A tiny task, in a process of its own, with its curves."""
     folder = tmp_path_factory.mktemp("trained")
-    command_line = [sys.executable, str(config.REPOSITORY / "jobs/train_encoder.py"), "--config", TINY]
-    overrides = [f"run.dir={folder}", "optimization.epochs=3", "log.loggers=[tensorboard]"]
-    done = subprocess.run([*command_line, *overrides], capture_output=True, text=True, timeout=500, check=False)
+    done = train(folder, "optimization.epochs=3", "log.loggers=[tensorboard]")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_it_stops_when_it_gets_no_better_and_leaves_the_best(tmp_path):
+    never = [f"optimization.{told}" for told in ("epochs=9", "patience=2", "learning_rate=1.0e-30")]
+    done = train(tmp_path, *never)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [event["epoch"] for event in events(tmp_path, "epoch")] == [1, 2, 3]
+    (scored,) = events(tmp_path, "scored")
+    assert scored["step"] == events(tmp_path, "epoch")[0]["step"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_it_with_advice(tmp_path):
+    done = train(tmp_path, "optimization.learning_rate=1.0e+30", "optimization.max_failures=0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "optimization.learning_rate" in done.stderr
+    assert not (tmp_path / "encoder.yaml").exists()
 
 
 @pytest.mark.slow
@@ -109,12 +164,11 @@ def test_a_mining_job_takes_its_entry_as_a_second_config(trained):
 def test_it_tells_how_it_goes(trained):
     folder, told = trained
     assert "39,334 of 39,334 parameters train" in told
-    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    epochs = [event for event in events if event["event"] == "training_epoch"]
+    epochs = events(folder, "epoch")
     assert [event["epoch"] for event in epochs] == [1, 2, 3]
     assert all(event["samples_per_s"] > 0 and event["model_flops_per_s"] > 0 for event in epochs)
     assert [0 <= event["valid"] <= 1 for event in epochs] == [True] * 3
-    (scored,) = [event for event in events if event["event"] == "training_scored"]
+    (scored,) = events(folder, "scored")
     assert 0 <= scored["test"] <= 1
     assert list((folder / "tensorboard").iterdir())
 
@@ -123,9 +177,7 @@ def test_it_tells_how_it_goes(trained):
 def test_the_same_command_again_trains_nothing_and_ends_the_same(trained):
     folder, _ = trained
     before = (folder / "weights/model.safetensors").read_bytes()
-    command_line = [sys.executable, str(config.REPOSITORY / "jobs/train_encoder.py"), "--config", TINY]
-    overrides = [f"run.dir={folder}", "optimization.epochs=3"]
-    done = subprocess.run([*command_line, *overrides], capture_output=True, text=True, timeout=500, check=False)
+    done = train(folder, "optimization.epochs=3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "epoch" not in done.stdout.replace("best epoch", "")
     assert (folder / "weights/model.safetensors").read_bytes() == before
