@@ -14,9 +14,12 @@ from safetensors.numpy import load_file
 
 from mer_ray import config
 from mer_ray.config import EncoderConfig, TrainConfig
+from mer_ray.errors import LearnerError
 from mer_ray.pipelines import command, features, source, train_encoder
 from mer_ray.runtime.journal import Journal
 from mer_ray.stages.encode import EncodeStage
+from mer_ray.train.data import batches
+from mer_ray.train.order import Once, Share
 
 TINY = "train/speech_finetune.tiny.yaml"
 
@@ -80,29 +83,39 @@ sys.exit(command.main(job="train_encoder", about="", model=TrainConfig, file=fil
     assert "training needs deepspeed" in done.stderr
 
 
-def test_silent_clips_are_left_out_of_what_sound_is_needed_for(tmp_path, ray_cluster):
+def prepared(folder, file, clips):
+    """What workers would be given to train on clips, each its loudness and text; the task; what was told."""
     rng = np.random.default_rng(0)
     rows = ["clip_id,audio,text,label,split"]
-    for i in range(8):
-        loud = 1e-4 if i in (2, 5) else 0.1
-        soundfile.write(tmp_path / f"clip{i}.wav", loud * rng.uniform(-1, 1, 16_000), 16_000, subtype="FLOAT")
-        rows.append(f"clip{i},clip{i}.wav,hello,{('anger', 'joy')[i % 2]},train")
-    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
-    data = f"data={{layout: manifest, manifest: {tmp_path}/clips.csv}}"
-    settings = config.load(
-        TrainConfig, "train/joint_audio_text.tiny.yaml", [f"run.dir={tmp_path}/run", data, "labels=[anger, joy]"]
-    )
+    for i, (loud, text) in enumerate(clips):
+        soundfile.write(folder / f"clip{i}.wav", loud * rng.uniform(-1, 1, 16_000), 16_000, subtype="FLOAT")
+        rows.append(f"clip{i},clip{i}.wav,{text},{('anger', 'joy')[i % 2]},train")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    data = f"data={{layout: manifest, manifest: {folder}/clips.csv}}"
+    settings = config.load(TrainConfig, file, [f"run.dir={folder}/run", data, "labels=[anger, joy]"])
     run_dir, tables = source.stores(settings)
     console, journal = Console(quiet=True), Journal(run_dir)
-    manifest_, task = train_encoder._brought(settings, run_dir, console)
-    steps = features.plan(settings, manifest_.clips, tables, task.reads)
-    job = train_encoder._job(
-        settings, manifest_, task, features.run(steps, settings, journal, console), run_dir, journal
-    )
+    read, task = train_encoder._brought(settings, run_dir, console)
+    made = features.run(features.plan(settings, read.clips, tables, task.reads), settings, journal, console)
+    return train_encoder._job(settings, read, task, made, run_dir, journal), task, journal.events()
+
+
+def test_silent_clips_are_left_out_of_what_sound_is_needed_for(tmp_path, ray_cluster):
+    clips = [(1e-4 if i in (2, 5) else 0.1, "hello") for i in range(8)]
+    job, _, events = prepared(tmp_path, "train/joint_audio_text.tiny.yaml", clips)
     assert job.clips.clip_ids == tuple(f"clip{i}" for i in (0, 1, 3, 4, 6, 7))
     assert job.clips.label.tolist() == [0, 1, 1, 0, 0, 1]
-    (told,) = [event for event in journal.events() if event["event"] == "clips_filtered"]
+    (told,) = [event for event in events if event["event"] == "clips_filtered"]
     assert told["left_out"] == 2
+
+
+def test_a_text_that_is_longer_than_the_model_takes_is_named(tmp_path, ray_cluster):
+    clips = [(0.1, "such a day " * (1000 if i == 3 else 1)) for i in range(8)]
+    job, task, _ = prepared(tmp_path, "train/text_finetune.tiny.yaml", clips)
+    task.build()
+    every = Once(np.arange(8), Share(0, 1, 4), 0)
+    with pytest.raises(LearnerError, match=r"clip clip3: it is longer than the model takes at once.*; leave it out"):
+        list(batches(job.clips, task, every))
 
 
 def train(folder, *arguments):

@@ -118,11 +118,39 @@ def work(rank, world, port, folder, first, last):
     dist.destroy_process_group()
 
 
-def spawn(world, folder, first, last):
+def refuse(rank, port):
+    """A worker that is given what was trained of another model."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    import torch.distributed as dist  # noqa: PLC0415
+
+    from mer_ray.errors import CorruptPartError  # noqa: PLC0415
+    from mer_ray.train import engine  # noqa: PLC0415
+    from mer_ray.train.state import Trained  # noqa: PLC0415
+
+    engine.connect("cpu")
+    others = {"neck.weight": "neck.weight is not trained here", "head.weight": r"is \(3, 16\) here, \(4, 16\) there"}
+    for name, why in others.items():
+        for stage in (0, 3):
+            settings = COMMON.model_copy(update={"zero_stage": stage})
+            other = [Trained(name, {"weight": torch.zeros(4, 16)})]
+            with pytest.raises(CorruptPartError, match=f"of another model: .*{why}; give another run.dir"):
+                engine.Engine(Network, settings, 0, STEPS, (lambda other=other: iter(other), 1))
+    dist.destroy_process_group()
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(world, port, str(folder), first, last), nprocs=world)
+        return free.getsockname()[1]
+
+
+def spawn(world, folder, first, last):
+    mp.spawn(work, args=(world, free_port(), str(folder), first, last), nprocs=world)
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    mp.spawn(refuse, args=(free_port(),), nprocs=1)
 
 
 @pytest.fixture(scope="module")
