@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.integrations import HfDeepSpeedConfig
 
 from mer_ray.config import OptimizationConfig
@@ -32,6 +33,8 @@ try:
         safe_get_full_optimizer_state,
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
     )
 except ImportError as error:
     raise PluginError("training needs deepspeed, which runs on Linux alone: pip install deepspeed there") from error
@@ -203,14 +206,26 @@ class Engine:
         for part in state:
             parameter = self.parameters[part.name]
             for key, tensor in part.tensors.items():
-                value = tensor.to(parameter.device)
-                if stage == 0:
-                    target = parameter.data if key == WEIGHT else self.optimizer.state[parameter][key]
-                    target.copy_(value)
-                elif key == WEIGHT:
-                    safe_set_full_fp32_param(parameter, value)
-                else:
-                    safe_set_full_optimizer_state(parameter, value, key)
+                self._set_whole(parameter, key, tensor.to(parameter.device))
+
+    def _set_whole(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        stage = self.settings.zero_stage
+        if stage == 0:
+            (parameter.data if key == WEIGHT else self.optimizer.state[parameter][key]).copy_(value)
+        elif key == WEIGHT and stage == 3:
+            safe_set_local_fp32_param(parameter, self._own(parameter, value))
+        elif key == WEIGHT:
+            safe_set_full_fp32_param(parameter, value)
+        elif stage == 3:
+            safe_set_local_optimizer_state(parameter, self._own(parameter, value), key)
+        else:
+            safe_set_full_optimizer_state(parameter, value, key)
+
+    def _own(self, parameter: Any, value: Tensor) -> Tensor:  # noqa: ANN401 - DeepSpeed gives it ds_tensor
+        """This worker's share by stage 3: all are of one size, the last ones padded, which DeepSpeed forgets here."""
+        size: int = parameter.ds_tensor.numel()
+        padded = functional.pad(value.flatten(), (0, size * self.world - value.numel()))
+        return padded.narrow(0, size * self.rank, size)
 
     def _held(self) -> list[Tensor]:
         """What the optimiser steps: the parameters, or this worker's flat shares of them."""

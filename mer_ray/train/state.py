@@ -33,13 +33,13 @@ def to_tensors(parts: Iterable[Trained]) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Iterator[Trained]:
-    """From ``to_tensors``."""
+    """From ``to_tensors``, in the order of the names: files tell none, and all workers must keep to one."""
     found: dict[str, dict[str, Tensor]] = {}
     for place, tensor in tensors.items():
         name, _, key = place.rpartition(":")
         found.setdefault(name, {})[key] = tensor
-    for name, parts in found.items():
-        yield Trained(name, parts)
+    for name in sorted(found):
+        yield Trained(name, found[name])
 
 
 def num_bytes(part: Trained) -> int:

@@ -47,6 +47,12 @@ def test_what_was_saved_is_read_again(checkpoints):
             torch.testing.assert_close(part.tensors[name], tensor)
 
 
+def test_parameters_come_in_one_order_however_a_file_was_read():
+    tensors = to_tensors(Trained(name, {"weight": torch.ones(1), "exp_avg": torch.ones(1)}) for name in "cab")
+    for order in (list(tensors), list(reversed(tensors))):
+        assert [part.name for part in from_tensors({name: tensors[name] for name in order})] == ["a", "b", "c"]
+
+
 def test_names_with_dots_and_colons_come_back():
     parts = [Trained("a.b:c.d", {"weight": torch.ones(1), "exp_avg": torch.zeros(1)})]
     (part,) = from_tensors(to_tensors(parts))
