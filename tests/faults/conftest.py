@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import BotoCoreError
+from s3fs import S3FileSystem
 
 from mer_ray.data.storage import Store
 
@@ -34,6 +35,7 @@ def server(tmp_path_factory) -> Iterator[None]:
             environment.setenv("AWS_SECRET_ACCESS_KEY", "secretkey")
             subprocess.run(["bash", str(TESTS / "s3_server.sh"), swift, str(folder), str(port)], check=True)
         environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        S3FileSystem.clear_instance_cache()  # those of another module know its server, which is gone
         try:
             yield
         finally:
