@@ -20,7 +20,7 @@ from mer_ray import __version__, config
 from mer_ray.data.storage import Store
 
 _VERSIONS_OF = ("ray", "torch", "transformers", "pyarrow", "numpy", "av", "opensmile", "scikit-learn", "deepspeed")
-_SECRET_KEY = re.compile(r"secret|token|password|credential|api_?key", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"secret|token(?!s)|password|credential|api_?key", re.IGNORECASE)  # tokens are counted
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _URL_SECRET = re.compile(r"(?i)([?&][^=&\s]*(?:signature|token|secret|credential|key)[^=&\s]*=)[^&\s]+")
 _HIDDEN = "***"

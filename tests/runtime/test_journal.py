@@ -46,3 +46,10 @@ def test_secrets_do_not_reach_the_run_directory(tmp_path):
     for file in ("config.yaml", "events.jsonl"):
         assert "hunter2" not in (tmp_path / file).read_text()
     assert redact("s3://bucket/plain?a=1") == "s3://bucket/plain?a=1"
+
+
+def test_what_is_no_secret_stays_so_that_a_run_can_be_read_again():
+    prompted = "encoders.x={plugin: text_llm, options: {window_tokens: 99}}"
+    plain = load(MineConfig, None, [prompted]).model_dump(mode="json")
+    assert plain["hint"]["max_tokens"]
+    assert redact(plain) == plain
