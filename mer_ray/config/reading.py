@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mer_ray.config.jobs import ExtractionConfig, PredictConfig, WhyConfig
-from mer_ray.config.sections import PluginConfig, Section
+from mer_ray.config.sections import JobConfig, PluginConfig, Section
 from mer_ray.errors import ConfigError
 from mer_ray.registry import explain
 
@@ -32,8 +31,7 @@ def load(model: type[T], files: str | Path | Sequence[str] | None, overrides: Se
     Raises:
         ConfigError: no such file, not YAML, an unknown key (the nearest one is named), or a bad value.
     """
-    jobs: tuple[type[Section], ...] = (*_jobs(ExtractionConfig), PredictConfig, WhyConfig)
-    others = {key for job in jobs for key in job.model_fields} - set(model.model_fields)
+    others = {key for job in _jobs(JobConfig) for key in job.model_fields} - set(model.model_fields)
     tree: dict[str, Any] = {}
     for file in [files] if isinstance(files, str | Path) else files or ():
         read = _read(file) if file else {}
@@ -69,7 +67,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", "" if field.is_required() else str(shown), field.description or ""
 
 
-def _jobs(model: type[ExtractionConfig]) -> Iterator[type[ExtractionConfig]]:
+def _jobs(model: type[JobConfig]) -> Iterator[type[JobConfig]]:
     """The config of every job that is told what ``model`` is, and more."""
     for job in model.__subclasses__():
         yield job

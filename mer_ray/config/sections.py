@@ -15,6 +15,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class JobConfig(Section):
+    """Base of what a job can be told.
+
+    Jobs may share a file: a section that another job alone knows is passed over in it.
+    """
+
+
 class PluginConfig(Section):
     """A plug-in by name, with its own options."""
 

@@ -83,11 +83,15 @@ def plain(settings):
     return losses, network.state_dict()
 
 
-def work(rank, world, port, folder, first, last):
-    """One worker: every case from step ``first`` to ``last``, with a checkpoint at the end."""
+def take_place(rank, world, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+
+
+def work(rank, world, port, folder, first, last):
+    """One worker: every case from step ``first`` to ``last``, with a checkpoint at the end."""
+    take_place(rank, world, port)
     import torch.distributed as dist  # noqa: PLC0415
 
     from mer_ray.train import engine  # noqa: PLC0415
@@ -121,8 +125,7 @@ def work(rank, world, port, folder, first, last):
 
 def refuse(rank, port):
     """A worker that is given what was trained of another model."""
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    take_place(rank, 1, port)
     import torch.distributed as dist  # noqa: PLC0415
 
     from mer_ray.errors import CorruptPartError  # noqa: PLC0415
