@@ -25,7 +25,7 @@ from mer_ray import registry
 from mer_ray.config import PluginConfig, TrainConfig
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.storage import Store
-from mer_ray.errors import ConfigError, InputError, LearnerError, MerRayError
+from mer_ray.errors import ConfigError, InputError, LearnerError
 from mer_ray.learners import folds as folding
 from mer_ray.pipelines import curves, estimate, features, source
 from mer_ray.runtime.console import StepLine, step_line
@@ -36,7 +36,7 @@ from mer_ray.tasks.base import Task
 from mer_ray.train.clips import Clips
 from mer_ray.train.data import usable
 from mer_ray.train.engine import deepspeed_config
-from mer_ray.train.job import WEIGHTS, Job, work
+from mer_ray.train.job import WEIGHTS, Job, Refusal, own_error, work
 from mer_ray.tune import loggers
 from mer_ray.types import Clip, Split
 
@@ -204,6 +204,7 @@ def _train(job: Job, settings: TrainConfig, journal: Journal, console: Console) 
         run_config=RunConfig(
             name="ray_train",
             failure_config=FailureConfig(max_failures=wanted.max_failures),
+            callbacks=[Refusal()],
             **_storage(job.run_dir),
         ),
     )
@@ -284,17 +285,5 @@ def _while(act: Any, board: Queue) -> Iterator[tuple[str, dict[str, Any]]]:  # n
         except Empty:
             continue
     if failed:
-        raise _cause(failed[0])
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The project's own error inside what Ray Train wraps it in."""
-    inner: Any = error
-    for _ in range(10):
-        failures = getattr(inner, "worker_failures", None)
-        inner = next(iter(failures.values())) if failures else getattr(inner, "cause", None) or inner.__cause__
-        if inner is None:
-            return LearnerError(f"training failed: {type(error).__name__}: {error}")
-        if isinstance(inner, MerRayError):
-            return inner
-    return LearnerError(f"training failed: {error}")
+        (error,) = failed
+        raise own_error(error) or LearnerError(f"training failed: {type(error).__name__}: {error}")

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ray.train import UserCallback
 
 from mer_ray.config import OptimizationConfig, PluginConfig
 from mer_ray.data.storage import Store
+from mer_ray.errors import MerRayError, StorageError
 from mer_ray.train.clips import Clips
 
 WEIGHTS = "weights"
@@ -53,3 +55,30 @@ def work(given: Mapping[str, Job]) -> None:
     from mer_ray.train import loop  # noqa: PLC0415 - torch and transformers, not for the controller
 
     loop.run(given["job"])
+
+
+class Refusal(UserCallback):  # type: ignore[misc]
+    """Ends training where the workers say what is wrong: another attempt would come to the same, and cost the same.
+
+    A lost worker, and a disk or bucket that may be well again by then, are left to Ray Train's attempts.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:  # noqa: ANN401
+        """Raise the error of ours that every failed worker has, which Ray Train then gives up on."""
+        told = [own_error(error) for error in worker_exceptions.values()]
+        if told and told[0] and all(error and type(error) is not StorageError for error in told):
+            raise told[0]
+
+
+def own_error(error: BaseException) -> MerRayError | None:
+    """The project's own error inside what Ray Train wraps it in, if there is one."""
+    inner: Any = error
+    for _ in range(10):
+        if inner is None or isinstance(inner, MerRayError):
+            return inner
+        failures = getattr(inner, "worker_failures", None)
+        if failures:
+            inner = next(iter(failures.values()))
+        else:
+            inner = getattr(inner, "controller_failure", None) or getattr(inner, "cause", None) or inner.__cause__
+    return None
