@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from mer_ray.config import RuntimeConfig
+from mer_ray.errors import MerRayError
 
 
 @contextmanager
@@ -43,12 +45,39 @@ def _connect(runtime: RuntimeConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong reaches the driver as an exception
     # a process that waits is kept for the next task: of few CPUs Ray would end it after a second, and start another
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-    ray.init(
+    _embed(
         address="local",
         num_cpus=runtime.num_cpus,
         object_store_memory=runtime.object_store_bytes,
         include_dashboard=False,
         **quiet,
+    )
+
+
+def _embed(**told: Any) -> None:  # noqa: ANN401 - what Ray takes
+    """A Ray of this process, tried twice: a cold machine may exceed the half minute that Ray gives itself to start.
+
+    Raises:
+        MerRayError: it did not start in time.
+    """
+    this = psutil.Process()
+    there = set(this.children())
+    for _ in range(2):
+        try:
+            ray.init(**told)
+        except Exception as error:  # Ray has no narrower one for it
+            if "timed out during startup" not in str(error):
+                raise
+            begun = [started for child in set(this.children()) - there for started in (child, *child.children(True))]
+            for started in begun:
+                with suppress(psutil.NoSuchProcess):
+                    started.kill()
+            psutil.wait_procs(begun)
+        else:
+            return
+    raise MerRayError(
+        "Ray did not start in the half minute that it gives itself, twice; "
+        "give the same command again when this machine is less busy"
     )
 
 
