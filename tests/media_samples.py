@@ -73,6 +73,16 @@ def _mux_audio(out: av.container.OutputContainer, sound: av.AudioStream, audio: 
     out.mux(sound.encode(None))
 
 
+def streams(path: Path) -> tuple[int, int, float]:
+    """Decoded frames, audio samples and their peak."""
+    with av.open(str(path)) as container:
+        kinds = {stream.type for stream in container.streams}
+        frames = sum(1 for _ in container.decode(video=0)) if "video" in kinds else 0
+    with av.open(str(path)) as container:
+        sounds = [frame.to_ndarray() for frame in container.decode(audio=0)] if "audio" in kinds else []
+    return frames, sum(sound.size for sound in sounds), max((float(np.abs(sound).max()) for sound in sounds), default=0)
+
+
 def talking_face(size: tuple[int, int], count: int, mouth: float = 0.5, centre: float = 0.5) -> NDArray[np.uint8]:
     """``count`` frames of a drawn face that opens and shuts its mouth, RGB uint8 (count, height, width, 3)."""
     width, height = size

@@ -6,6 +6,7 @@ import ast
 import fnmatch
 import json
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 ROWS = (
     ("types", "errors", "config", "registry"),
+    ("demo",),
     ("data",),
     ("pretrained",),
     ("separators", "recognisers", "detectors", "encoders", "fusion", "mining", "speech", "evaluation"),
@@ -50,7 +52,8 @@ JOB_OF = {
 
 def violations(root: Path) -> list[str]:
     """Every breach of the layout and layers in a repository at ``root``."""
-    return [*_layer_faults(root), *_plugin_faults(root), *_job_faults(root), *_top_level_faults(root)]
+    checks = (_layer_faults, _circle_faults, _plugin_faults, _job_faults, _top_level_faults)
+    return [fault for check in checks for fault in check(root)]
 
 
 def _layer_faults(root: Path) -> Iterator[str]:
@@ -89,14 +92,40 @@ def _import_fault(own: str, imported: str) -> str | None:
 def _imports(path: Path, place: Path) -> set[str]:
     """Modules imported anywhere in a file: own ones as ``mer_ray.x``, others by their first name."""
     found: set[str] = set()
+    for module, names in _import_statements(path, place):
+        found.update([f"{module}.{name}" for name in names] if names and module == "mer_ray" else [module])
+    return {name if name.split(".")[0] in {"mer_ray", "jobs"} else name.split(".")[0] for name in found}
+
+
+def _import_statements(path: Path, place: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each import anywhere in a file: the module by its full name, and the names taken from it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join([*place.parts[: len(place.parts) - node.level], *filter(None, [node.module])])
-            module = base if node.level else node.module or ""
-            found.update([f"{module}.{alias.name}" for alias in node.names] if module == "mer_ray" else [module])
-    return {name if name.split(".")[0] in {"mer_ray", "jobs"} else name.split(".")[0] for name in found}
+            yield base if node.level else node.module or "", [alias.name for alias in node.names]
+
+
+def _circle_faults(root: Path) -> Iterator[str]:
+    """The first circle of files that import each other, wherever in them the imports stand."""
+    files = {_module_name(path.relative_to(root)): path for path in sorted(root.glob("mer_ray/**/*.py"))}
+    graph = {name: _modules_read(path, path.relative_to(root)) & files.keys() - {name} for name, path in files.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        yield f"files import each other: {' <- '.join(error.args[1])}"
+
+
+def _module_name(place: Path) -> str:
+    parts = place.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _modules_read(path: Path, place: Path) -> set[str]:
+    """Each module that a file imports, and each name taken from one, which may be a module too."""
+    statements = _import_statements(path, place)
+    return {name for module, names in statements for name in [module, *(f"{module}.{taken}" for taken in names)]}
 
 
 def _plugin_faults(root: Path) -> Iterator[str]:
@@ -153,6 +182,9 @@ def make_house(root: Path) -> None:
         "mer_ray/errors.py": "",
         "mer_ray/config.py": "from mer_ray.errors import X\n",
         "mer_ray/data/table.py": "import ast\nfrom mer_ray import errors\nfrom mer_ray.data import media\n",
+        "mer_ray/data/sheet.py": "import mer_ray.data.table\nfrom . import storage\n",
+        "mer_ray/data/storage.py": "",
+        "mer_ray/demo/files.py": "from mer_ray.config import X\n",
         "mer_ray/encoders/base.py": "",
         "mer_ray/encoders/light.py": "class Config: ...\nclass Encoder: ...\n",
         "mer_ray/runtime/session.py": "import ray\nfrom mer_ray.stages.base import Stage\n",
@@ -170,12 +202,26 @@ BREACHES = {
     "upwards, package": ("mer_ray/data/x.py", "from mer_ray import stages", "imports stages, which stands above data"),
     "upwards, plain": ("mer_ray/data/x.py", "import mer_ray.tune.x", "imports tune, which stands above data"),
     "upwards, relative": ("mer_ray/data/x.py", "from ..stages import base", "imports stages, which stands above"),
+    "upwards, demo": ("mer_ray/demo/x.py", "from mer_ray.data import media", "imports data, which stands above demo"),
     "within a function": ("mer_ray/data/x.py", "def f():\n    import mer_ray.rounds", "imports rounds, which stands"),
     "same row": ("mer_ray/speech/x.py", "import mer_ray.encoders.base", "imports encoders, which stands in the row"),
     "a job": ("mer_ray/pipelines/x.py", "from jobs import mine", "imports jobs, which stands above pipelines"),
     "ray": ("mer_ray/stages/x.py", "from ray import data", "must not import ray"),
     "ray deep": ("mer_ray/learners/x.py", "import ray.data", "must not import ray"),
     "deepspeed": ("mer_ray/runtime/x.py", "import deepspeed", "must not import deepspeed"),
+    "circle": ("mer_ray/data/media.py", "from mer_ray.data.table import X", "import each other"),
+    "circle of three": ("mer_ray/data/media.py", "from . import sheet", "import each other"),
+    "circle, function": (
+        "mer_ray/data/media.py",
+        "def f():\n    import mer_ray.data.table",
+        "files import each other: ",
+    ),
+    "circle, types": (
+        "mer_ray/data/media.py",
+        "if TYPE_CHECKING:\n    from .sheet import X",
+        "files import each other: ",
+    ),
+    "circle, package": ("mer_ray/errors.py", "from mer_ray import config", "import each other"),
     "utils": ("mer_ray/data/utils.py", "", "there is no utils"),
     "new package": ("mer_ray/helpers/x.py", "", "helpers stands in no row"),
     "no plug-in": ("mer_ray/encoders/maths.py", "def f(): ...", "no plug-in"),

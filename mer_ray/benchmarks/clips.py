@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from mer_ray.config import DenoiseConfig, EncoderConfig, FacesConfig, MediaConfig, TranscribeConfig
-from mer_ray.data import demo_plan, demo_render
+from mer_ray.demo.plan import DemoClip, plan
+from mer_ray.demo.render import clean_voice, write
 from mer_ray.encoders.base import ClipInput
 from mer_ray.stages.base import ROW_FIELDS, Stage
 from mer_ray.stages.denoise import DenoiseStage
@@ -31,7 +32,7 @@ def make(folder: Path, count: int, mean_seconds: float, seed: int) -> list[Clip]
     The same arguments give the same bytes; files that are there are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    planned = demo_plan.plan(max(count, _LEAST_PLANNED), seed)
+    planned = plan(max(count, _LEAST_PLANNED), seed)
     words = cycle([word for clip in planned for word in clip.words])
     lengths = np.random.default_rng(seed).lognormal(np.log(mean_seconds) - 0.125, 0.5, count)
     clips = []
@@ -40,7 +41,7 @@ def make(folder: Path, count: int, mean_seconds: float, seed: int) -> list[Clip]
         whole = replace(clip, words=said, broken=None, noise=None, snr_db=float("inf"))
         path = folder / f"{clip.clip_id}.mp4"
         if not path.exists():
-            demo_render.write(whole, path)
+            write(whole, path)
         clips.append(Clip(clip.clip_id, Split.UNLABELED, video=str(path), text=" ".join(said)))
     return clips
 
@@ -82,5 +83,5 @@ def vars_of(clip: Clip) -> Mapping[str, object]:
     return {name: getattr(clip, name) for name in Clip.__slots__}
 
 
-def _words_per_second(clip: demo_plan.DemoClip) -> float:
-    return len(clip.words) * SAMPLE_RATE_HZ / len(demo_render.clean_voice(clip))
+def _words_per_second(clip: DemoClip) -> float:
+    return len(clip.words) * SAMPLE_RATE_HZ / len(clean_voice(clip))

@@ -1,1 +1,1 @@
-"""What is read and written: manifests, layouts, media, tables, features and the demo."""
+"""What is read and written: manifests, layouts, media, tables and features."""

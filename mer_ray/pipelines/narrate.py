@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray import __version__, config
-from mer_ray.data import demo
 from mer_ray.data.media import Decoder, decode_flac
+from mer_ray.demo.plan import plan
+from mer_ray.demo.render import clean_voice
 from mer_ray.evaluation import denoising, explain, metrics, report
 from mer_ray.pipelines import results
 from mer_ray.pipelines.features import AUDIO, FACES, TRANSCRIPT
@@ -162,7 +163,7 @@ def _voices(run: Run, made: Made) -> Iterator[denoising.DenoisedClip]:
     """Some of the demo's voices: as recorded, as denoised, and as they were spoken."""
     demo_config = run.settings.data.demo
     seed = run.settings.seed if demo_config.seed is None else demo_config.seed
-    spoken = {clip.clip_id: clip for clip in demo.plan(demo_config.num_clips, seed, demo_config.labelled)}
+    spoken = {clip.clip_id: clip for clip in plan(demo_config.num_clips, seed, demo_config.labelled)}
     heard = [
         clip for clip in run.brought.clips if made.refs[clip.clip_id].present and spoken[clip.clip_id].broken is None
     ]
@@ -173,7 +174,7 @@ def _voices(run: Run, made: Made) -> Iterator[denoising.DenoisedClip]:
                 continue
             flac = made.table.take([made.refs[clip.clip_id]], ["flac"])["flac"][0].as_py()
             voice = spoken[clip.clip_id]
-            yield denoising.DenoisedClip(original, decode_flac(flac), demo.clean_voice(voice), voice.noise is not None)
+            yield denoising.DenoisedClip(original, decode_flac(flac), clean_voice(voice), voice.noise is not None)
 
 
 def _quarantine(run: Run) -> tuple[report.QuarantineLine, ...]:

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from mer_ray.config import DataConfig, ExtractionConfig, MineConfig
-from mer_ray.data import demo, layouts, ready
+from mer_ray.data import layouts, ready
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.ready import ReadyFeature
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
+from mer_ray.demo import files as demo_files
 from mer_ray.errors import ConfigError
 from mer_ray.evaluation import submission
 from mer_ray.runtime.console import step_line
@@ -48,7 +49,7 @@ class Brought:
         """True label by clip, for scoring alone: of the test clips that have one, and of all the demo's clips."""
         known = {clip.clip_id: clip.label for clip in self.clips if clip.label is not None}
         if self.demo is not None:
-            table = pq.read_table(self.demo / demo.TRUTH, columns=["clip_id", "label"])
+            table = pq.read_table(self.demo / demo_files.TRUTH, columns=["clip_id", "label"])
             known |= dict(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
         return known
 
@@ -133,7 +134,8 @@ def _with_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> 
         named, layout = ("manifest", "manifest") if settings.data.manifest else ("root", "mertools (or chsims)")
         raise ConfigError(f"data.{named} is set, but data.layout=demo makes its own clips; set data.layout={layout}")
     folder = _make_demo(settings, run_dir, console)
-    return settings.data.model_copy(update={"layout": "manifest", "manifest": str(folder / demo.MANIFEST)}), folder
+    made = {"layout": "manifest", "manifest": str(folder / demo_files.MANIFEST)}
+    return settings.data.model_copy(update=made), folder
 
 
 def _make_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> Path:
@@ -144,7 +146,7 @@ def _make_demo(settings: ExtractionConfig, run_dir: Store, console: Console) -> 
     seed = settings.seed if config.seed is None else config.seed
     with step_line(console, "demo clips") as line:
         try:
-            demo.make(folder, config.num_clips, seed, line.update, labelled=config.labelled)
+            demo_files.make(folder, config.num_clips, seed, line.update, labelled=config.labelled)
         except ValueError as error:
             raise ConfigError(f"data.demo: {error}") from error
     return folder

@@ -36,7 +36,8 @@ from mer_ray.tasks.base import Task
 from mer_ray.train.clips import Clips
 from mer_ray.train.data import usable
 from mer_ray.train.engine import deepspeed_config
-from mer_ray.train.job import WEIGHTS, Job, Refusal, own_error, work
+from mer_ray.train.job import WEIGHTS, Job, Refusal, own_error
+from mer_ray.train.worker import work
 from mer_ray.tune import loggers
 from mer_ray.types import Clip, Split
 

@@ -19,9 +19,9 @@ from pydantic import Field
 from scipy.special import log_softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mer_ray.data.demo_plan import VERSION
-from mer_ray.data.demo_voice import HOP_SECONDS, PROSODY, SILENCE, SOUNDS, Prosody, Speaker, utter, wander
-from mer_ray.data.demo_words import phones, vocabulary
+from mer_ray.demo.plan import VERSION
+from mer_ray.demo.voices import HOP_SECONDS, PROSODY, SILENCE, SOUNDS, Prosody, Speaker, utter, wander
+from mer_ray.demo.words import phones, vocabulary
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ

@@ -50,13 +50,6 @@ class Job:
     board: Any = None
 
 
-def work(given: Mapping[str, Job]) -> None:
-    """One worker, from the newest checkpoint to the exported weights."""
-    from mer_ray.train import loop  # noqa: PLC0415 - torch and transformers, not for the controller
-
-    loop.run(given["job"])
-
-
 class Refusal(UserCallback):  # type: ignore[misc]
     """Ends training where the workers say what is wrong: another attempt would come to the same, and cost the same.
 

@@ -7,8 +7,9 @@ import pytest
 
 from mer_ray import registry
 from mer_ray.config import DenoiseConfig, EncoderConfig, FacesConfig, MediaConfig, TranscribeConfig
-from mer_ray.data.demo import clean_voice, plan
 from mer_ray.data.media import decode_flac, decode_jpeg, encode_flac, encode_jpeg
+from mer_ray.demo.plan import plan
+from mer_ray.demo.render import clean_voice
 from mer_ray.encoders import logmel
 from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError, Reason

@@ -1,8 +1,7 @@
-"""The embedded demo: a folder of synthetic talking-face clips with known emotions, made on the spot.
+"""The demo's folder: the planned clips as real mp4 files, with a manifest.
 
-``plan`` says what the clips are, ``make`` writes them as real mp4 files with a manifest. What only the demo knows (true
-labels of unlabeled clips, true noise, what is broken) goes apart to ``truth/truth.parquet``, which no training code
-reads.
+What only the demo knows (true labels of unlabeled clips, true noise, what is broken) goes apart to
+``truth/truth.parquet``, which no training code reads.
 """
 
 from __future__ import annotations
@@ -20,11 +19,9 @@ import pyarrow.parquet as pq
 from joblib.externals.loky import get_reusable_executor
 
 from mer_ray.config import digest
-from mer_ray.data.demo_plan import SPLIT_SHARES, VERSION, Broken, DemoClip, plan
-from mer_ray.data.demo_render import clean_voice, write
+from mer_ray.demo.plan import SPLIT_SHARES, VERSION, Broken, DemoClip, plan
+from mer_ray.demo.render import write
 from mer_ray.types import Split
-
-__all__ = ["MANIFEST", "TRUTH", "Broken", "DemoClip", "clean_voice", "make", "plan"]
 
 MANIFEST = "manifest.csv"
 TRUTH = "truth/truth.parquet"

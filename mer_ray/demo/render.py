@@ -13,9 +13,9 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from mer_ray.data import demo_face, demo_voice
-from mer_ray.data.demo_plan import Broken, DemoClip, Noise
-from mer_ray.data.demo_words import EMOTION_WORDS, sentence
+from mer_ray.demo import faces, voices
+from mer_ray.demo.plan import Broken, DemoClip, Noise
+from mer_ray.demo.words import EMOTION_WORDS, sentence
 from mer_ray.types import SAMPLE_RATE_HZ
 
 FPS = 10
@@ -26,11 +26,11 @@ Waveform = NDArray[np.float32]
 
 
 @lru_cache(maxsize=64)
-def person(seed: int, speaker: int) -> tuple[demo_voice.Speaker, demo_face.Look]:
+def person(seed: int, speaker: int) -> tuple[voices.Speaker, faces.Look]:
     """The voice and the looks of one of the demo's people."""
     rng = np.random.default_rng([seed, speaker, *b"person"])
     high = speaker % 2 == 1
-    voice = demo_voice.Speaker(
+    voice = voices.Speaker(
         pitch_hz=float(rng.uniform(185, 215) if high else rng.uniform(100, 125)),
         tract_scale=float(rng.uniform(1.10, 1.20) if high else rng.uniform(0.95, 1.06)),
         rate=float(rng.uniform(0.95, 1.06)),
@@ -38,7 +38,7 @@ def person(seed: int, speaker: int) -> tuple[demo_voice.Speaker, demo_face.Look]
         tilt_db=float(rng.normal(0, 0.6)),
         liveliness=float(rng.uniform(0.85, 1.2)),
     )
-    return voice, demo_face.random_look(rng, _REST_SPREAD)
+    return voice, faces.random_look(rng, _REST_SPREAD)
 
 
 def clean_voice(clip: DemoClip) -> Waveform:
@@ -81,7 +81,7 @@ def _write_file(clip: DemoClip, path: Path) -> None:
     elif broken is Broken.WRONG_EXTENSION:
         soundfile.write(path, noisy_voice(clip), SAMPLE_RATE_HZ, format="WAV")
     elif broken is Broken.ZERO_SECONDS:
-        _mux(path, np.zeros((0, demo_face.SIZE, demo_face.SIZE, 3), np.uint8), np.zeros(0, np.float32), SAMPLE_RATE_HZ)
+        _mux(path, np.zeros((0, faces.SIZE, faces.SIZE, 3), np.uint8), np.zeros(0, np.float32), SAMPLE_RATE_HZ)
     else:
         _mux(path, *_streams(clip), clip.sample_rate_hz)
         if broken is Broken.TRUNCATED:
@@ -98,11 +98,11 @@ def _streams(clip: DemoClip) -> tuple[NDArray[np.uint8] | None, Waveform | None]
 
 
 @lru_cache(maxsize=2)
-def _utterance(clip: DemoClip) -> demo_voice.Utterance:
+def _utterance(clip: DemoClip) -> voices.Utterance:
     rng = clip.rng("voice")
     speaker, _ = person(clip.seed, clip.speaker)
-    prosody = demo_voice.PROSODY[clip.voice.emotion].scaled(clip.voice.intensity, demo_voice.wander(rng))
-    return demo_voice.utter(clip.words, speaker, prosody, rng)
+    prosody = voices.PROSODY[clip.voice.emotion].scaled(clip.voice.intensity, voices.wander(rng))
+    return voices.utter(clip.words, speaker, prosody, rng)
 
 
 def frames(clip: DemoClip) -> NDArray[np.uint8]:
@@ -112,13 +112,13 @@ def frames(clip: DemoClip) -> NDArray[np.uint8]:
     voice = clean_voice(clip)
     num_frames = -(-len(voice) * FPS // SAMPLE_RATE_HZ)
     if clip.broken is Broken.NO_FACE:
-        return np.repeat(demo_face.landscape(rng).clip(0, 255).astype(np.uint8)[None], num_frames, axis=0)
+        return np.repeat(faces.landscape(rng).clip(0, 255).astype(np.uint8)[None], num_frames, axis=0)
     _, look = person(clip.seed, clip.speaker)
     padded = np.pad(voice, (0, num_frames * SAMPLE_RATE_HZ // FPS - len(voice)))
     loudness = np.sqrt(np.mean(padded.reshape(num_frames, -1).astype(np.float64) ** 2, axis=1))
     loudness /= max(float(loudness.max()), 1e-9)
-    track = demo_face.actions(clip.face.emotion, clip.face.intensity, look, loudness, fps=FPS, rng=rng)
-    return demo_face.render(track, look, rng)
+    track = faces.actions(clip.face.emotion, clip.face.intensity, look, loudness, fps=FPS, rng=rng)
+    return faces.render(track, look, rng)
 
 
 def _noise(clip: DemoClip, num_samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -143,7 +143,7 @@ def _noise(clip: DemoClip, num_samples: int, rng: np.random.Generator) -> NDArra
 def _someone(clip: DemoClip, num_samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     speaker, _ = person(clip.seed, 100 + int(rng.integers(12)))
     feeling = list(EMOTION_WORDS)[rng.integers(len(EMOTION_WORDS))]
-    said = demo_voice.utter(sentence((feeling,), rng), speaker, demo_voice.Prosody(), rng).waveform
+    said = voices.utter(sentence((feeling,), rng), speaker, voices.Prosody(), rng).waveform
     shifted = np.roll(said.astype(np.float64), int(rng.integers(len(said))))
     return np.resize(shifted, num_samples)
 
@@ -154,7 +154,7 @@ def _mux(path: Path, frames: NDArray[np.uint8] | None, voice: Waveform | None, s
         picture = sound = None
         if frames is not None:
             picture = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "crf": "24"})
-            picture.width, picture.height, picture.pix_fmt = demo_face.SIZE, demo_face.SIZE, "yuv420p"
+            picture.width, picture.height, picture.pix_fmt = faces.SIZE, faces.SIZE, "yuv420p"
             picture.thread_count = 1
         if voice is not None:
             sound = container.add_stream("aac", rate=sample_rate_hz, layout="mono", options={"aac_coder": "fast"})

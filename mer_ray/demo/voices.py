@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from mer_ray.data.demo_words import VOWELS, phones
+from mer_ray.demo.words import VOWELS, phones
 from mer_ray.types import SAMPLE_RATE_HZ
 
 HOP_SECONDS = 0.005

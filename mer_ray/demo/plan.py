@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from mer_ray.data.demo_words import sentence
+from mer_ray.demo.words import sentence
 from mer_ray.types import Split
 
 VERSION = 2
