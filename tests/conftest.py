@@ -14,3 +14,19 @@ def ray_cluster():
 
     with session(RuntimeConfig(num_cpus=2, object_store_bytes=150 * 2**20)):
         yield
+
+
+@pytest.fixture(scope="session")
+def mined_clips(tmp_path_factory):
+    """The run directory of a finished run from clips, see ``made_runs.of_clips``: read it, and write elsewhere."""
+    import made_runs  # noqa: PLC0415 - after the environment is set
+
+    return made_runs.of_clips(tmp_path_factory.mktemp("mined_clips"))
+
+
+@pytest.fixture(scope="session")
+def mined_vectors(tmp_path_factory):
+    """A folder with ``clips.csv``, ``features`` and their finished ``run``: read it, and write elsewhere."""
+    import made_runs  # noqa: PLC0415 - after the environment is set
+
+    return made_runs.of_vectors(tmp_path_factory.mktemp("mined_vectors"))

@@ -4,12 +4,7 @@ import made_experiment as made
 
 from mer_ray.pipelines.results import Run
 from mer_ray.tune.controller import Controller
-
-
-def fit_here(bench, trials, on_done):
-    for trial in trials:
-        bench.work(trial)
-    return {trial.folder: bench.finished(trial) for trial in trials}, {}
+from mer_ray.tune.search import fit_here
 
 
 def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0, **mining):

@@ -219,9 +219,7 @@ def _cell(table: Table, clip_id: str, column: str) -> Any:  # noqa: ANN401 - wha
     parts = [filesystem._strip_protocol(table.store.path(n)) for n in table.store.files() if n.endswith(".parquet")]
     if not parts:
         return None
-    listed = pads.dataset(parts, filesystem=filesystem, format="parquet")
-    for part in listed.to_table(columns={"part": pc.field("__filename")}, filter=is_clip)["part"].to_pylist():
-        with filesystem.open(part, "rb") as file:
-            for row in pq.read_table(file, columns=[column], filters=is_clip).to_pylist():
-                return row[column]
+    for part in pads.dataset(parts, filesystem=filesystem, format="parquet").get_fragments():
+        if part.count_rows(filter=is_clip):
+            return part.to_table(columns=[column], filter=is_clip)[column][0].as_py()
     return None

@@ -3,6 +3,7 @@ import pytest
 from made_mining import mine
 
 from mer_ray.tune import controller as controllers
+from mer_ray.tune.search import fit_here
 
 
 @pytest.fixture(scope="session")
@@ -15,12 +16,4 @@ def done(ray_cluster, tmp_path_factory):
 @pytest.fixture
 def here(monkeypatch):
     """Fit the learners of a round one after another in this process."""
-
-    def run(bench, trials, on_done):
-        for trial in trials:
-            if bench.finished(trial) is None:
-                bench.work(trial)
-                on_done(trial.folder)
-        return {trial.folder: bench.finished(trial) for trial in trials}, {}
-
-    monkeypatch.setattr(controllers, "run", run)
+    monkeypatch.setattr(controllers, "run", fit_here)

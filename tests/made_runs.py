@@ -1,0 +1,34 @@
+"""Finished runs, as small as they can be, for tests of what is made of one."""
+
+import in_process
+import numpy as np
+import pandas as pd
+
+CLASSES = ("anger", "happiness", "worry")
+QUICK = ("fit.epochs=8", "fit.folds=2", "fit.standardise=fold", "mining.rounds=1")
+LIGHT = "encoders={logmel: {plugin: logmel}, hog: {plugin: hog, pooling: mean_std}, ngrams: {plugin: ngrams}}"
+
+
+def of_clips(folder):
+    """30 clips of the demo, one of them quarantined: denoised voices, faces, transcripts; a round after round 0."""
+    demo = ["data.demo={num_clips: 30, labelled: 0.4}", LIGHT, "faces.fps=2", f"run.dir={folder}/run"]
+    assert in_process.run("mine", *demo, *QUICK, "evaluation.ablations=false", "mining.guard=false") == 0
+    return folder / "run"
+
+
+def of_vectors(folder):
+    """A run on ready features of 60 clips: some without a vector of one kind, one of them with none at all."""
+    rng = np.random.default_rng(0)
+    emotion = np.arange(60) % 3
+    ids = np.array([f"c{i:02d}" for i in range(60)])
+    split = np.array(["train"] * 24 + ["unlabeled"] * 20 + ["test"] * 16)
+    label = ["" if s == "unlabeled" else CLASSES[c] for c, s in zip(emotion, split, strict=True)]
+    pd.DataFrame({"clip_id": ids, "label": label, "split": split}).to_csv(folder / "clips.csv", index=False)
+    (folder / "features").mkdir()
+    for name, kept in {"audio": ids != "c50", "face_net": ~np.isin(ids, ["c45", "c50"])}.items():
+        vector = (np.eye(3)[emotion] * 3 + rng.normal(size=(60, 3))).astype(np.float32)
+        np.savez(folder / f"features/{name}.npz", clip_id=ids[kept], vector=vector[kept])
+    brought = [f"data.manifest={folder}/clips.csv", f"data.features={folder}/features"]
+    options = ["data.modalities.face_net=video", "mining.rounds_kept=all", *QUICK, "fit.folds=3"]
+    assert in_process.run("mine", *brought, *options, f"run.dir={folder}/run") == 0
+    return folder
