@@ -9,13 +9,13 @@ import difflib
 import math
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mer_ray.data import sheet as sheets
+from mer_ray.data import slips
 from mer_ray.data.files import Place, locate
 from mer_ray.data.sheet import Problems, Sheet
 from mer_ray.errors import ConfigError, ManifestError
@@ -65,7 +65,7 @@ def read(
     Args:
         uri: local path or ``s3://`` address.
         media_root: what the URIs in it are relative to and must stay beneath; default its own folder.
-        labels: the classes; ``auto`` takes those of the labelled rows.
+        labels: the classes; ``auto`` takes those of the labelled rows, and refuses one that looks misspelt (``slips``).
         require_media: refuse when media are named and none exists; else go on without them, with a warning.
         require_labels: refuse when there is nothing to train on: no labelled clip, one class only, a ``train`` clip
             without a label (which is taken as unlabeled else).
@@ -205,7 +205,9 @@ def _read_labels(
         notes.append(
             f"{dropped} clip(s) of split unlabeled have a label; it is not used, neither to train nor to score"
         )
-    space = _space(labels, used, notes)
+    space = _space(labels, used)
+    if labels == "auto":
+        slips.check(used, sheet.places, problems)
     return space, [_class(c, place, space, problems) for c, place in zip(used, sheet.places, strict=True)]
 
 
@@ -220,15 +222,9 @@ def _check_training(splits: Sequence[Split], named: Sequence[str | None], proble
         notes.append(f"no training clip for {', '.join(only_scored)}: test clips of it will be missed")
 
 
-def _space(labels: Labels, used: Sequence[str | None], notes: list[str]) -> LabelSpace:
+def _space(labels: Labels, used: Sequence[str | None]) -> LabelSpace:
     if labels == "auto":
-        counts = Counter(label for label in used if label)
-        space = LabelSpace.of(counts)
-        for name in space.names:
-            like = difflib.get_close_matches(name, [n for n in space.names if counts[n] > 2], n=1, cutoff=0.8)
-            if counts[name] <= 2 and like:
-                notes.append(f"class {name!r} has {counts[name]} clip(s); is it a slip for {like[0]!r}?")
-        return space
+        return LabelSpace.of(filter(None, used))
     if isinstance(labels, str):
         if labels not in NAMED_SPACES:
             raise ConfigError(f"labels: no label space {labels!r}{nearest(labels, ['auto', *NAMED_SPACES])}")

@@ -159,6 +159,15 @@ def test_faults_name_their_rows(tmp_path):
         load(folder(tmp_path, label=[1, "much", 0, 1, 1]))
 
 
+def test_a_slip_among_annotations_is_refused(tmp_path):
+    root = folder(tmp_path, annotation=["Positive", "Positve", "Neutral", "Positive", "Positve"])
+    with pytest.raises(
+        ManifestError, match=r"1 fault.*\n.*row 3: class 'positve' \(1 clip.*from 'positive' \(2 clips\)"
+    ):
+        load(root)
+    assert clips(load(root, ["positive", "positve", "neutral"]))[1].label == "positve"
+
+
 def test_ready_features_need_no_video(tmp_path):
     (tmp_path / "vectors").mkdir()
     np.savez(tmp_path / "vectors/audio.npz", clip_id=np.array(["aqgy3_0007"]), vector=np.ones((1, 3), np.float32))

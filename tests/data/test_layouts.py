@@ -77,6 +77,12 @@ def test_a_doubled_label_names_its_rows(mer2024):
         load(mer2024)
 
 
+def test_a_slip_names_the_row_of_the_label_file(mer2024):
+    csv(mer2024, "label-disdim.csv", name=["l1", "l2", "l3"], discrete=["sad", "sda", "sad"])
+    with pytest.raises(ManifestError, match=r"label-disdim\.csv row 3: class 'sda'"):
+        load(mer2024)
+
+
 def test_a_labelled_clip_in_the_pool_too_keeps_its_label(mer2024):
     put(mer2024, "video-unlabeled-with-test2noise/l1.mp4")
     clip = by_id(load(mer2024))["l1"]

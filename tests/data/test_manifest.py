@@ -249,10 +249,30 @@ def test_spellings_of_one_meaning_are_one_class(folder):
     assert len({c.label for c in read.clips}) == 2
 
 
-def test_a_slip_that_makes_a_class_of_its_own_is_pointed_out(folder):
-    labels = ["hope", *["boredom"] * 3, "boredum"]
-    read = manifest.read(write(folder, [(f"c{i}", "t", x) for i, x in enumerate(labels)], ["clip_id", "text", "label"]))
-    assert any("'boredum'" in warning and "'boredom'" in warning for warning in read.warnings)
+def labelled(folder, labels, **columns) -> str:
+    frame = pd.DataFrame({"clip_id": [f"c{i}" for i in range(len(labels))], "text": "t", "label": labels, **columns})
+    frame.to_csv(folder / "clips.csv", index=False)
+    return str(folder / "clips.csv")
+
+
+def test_a_slip_that_makes_a_class_of_its_own_is_refused(folder):
+    path = labelled(folder, ["hope", *["boredom"] * 3, "boredum"])
+    message = refusal(path)
+    assert "1 fault(s)" in message
+    assert "row 6: class 'boredum' (1 clip(s)) is 1 edit(s) from 'boredom' (3 clips)" in message
+    assert "labels=[boredum,boredom,...]" in message
+    assert "boredum" in refusal(path, require_labels=False)
+    admitted = manifest.read(path, labels=["boredom", "boredum", "hope"])
+    assert [c.label for c in admitted.clips][-2:] == ["boredom", "boredum"]
+    message = refusal(labelled(folder, ["sad", "sad", "sda", "happy"]), labels="mer2024")
+    assert "row 4: unknown label 'sda'; did you mean 'sad'?" in message
+
+
+def test_a_slip_among_test_clips_is_refused_and_one_of_no_use_is_not(folder):
+    labels, splits = ["sad", "sad", "happy", "sda"], ["train", "train", "train"]
+    assert "row 5: class 'sda'" in refusal(labelled(folder, labels, split=[*splits, "test"]))
+    read = manifest.read(labelled(folder, labels, split=[*splits, "unlabeled"]))
+    assert read.label_space.names == ("happiness", "sadness")
 
 
 def test_a_class_of_test_clips_only_is_a_class_and_is_pointed_out(folder):
