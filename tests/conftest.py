@@ -1,9 +1,22 @@
+"""Ray for the tests that need it, and which tests run beside each other."""
+
 import os
 
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Share the files out between processes (xdist): those with a test on the session's Ray stay together, and begin.
+
+    A file is never parted, so that what it makes for its tests is made once.
+    """
+    on_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in on_ray else str(item.path)))
+    items.sort(key=lambda item: item.path not in on_ray)
 
 
 @pytest.fixture(scope="session")

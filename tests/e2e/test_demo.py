@@ -16,10 +16,10 @@ ARGUMENTS = ("data.demo.num_clips=36", ENCODERS, "evaluation.ablations=false", "
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(ray_cluster, tmp_path_factory):
     """The run directory of a finished job."""
     root = tmp_path_factory.mktemp("demo")
-    done = made_job.mine(*ARGUMENTS, cwd=root)
+    done = made_job.mine_here(*ARGUMENTS, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "36 clips = 35 predicted + 1 quarantined" in done.stdout
     return root / "run"
@@ -118,7 +118,7 @@ def test_again_without_faces_nothing_is_made_and_the_page_has_none(finished, pre
     """The same run, with another report and another limit: exit 3, one quarantined clip being too many."""
     before = {path: path.stat().st_mtime_ns for path in [*parts(finished), *finished.glob("rounds/*/*/*")]}
     num_events = len(events(finished))
-    done = made_job.mine(*ARGUMENTS, "report.faces=false", "max_error_fraction=0.0", cwd=finished.parent)
+    done = made_job.mine_here(*ARGUMENTS, "report.faces=false", "max_error_fraction=0.0", cwd=finished.parent)
     assert done.returncode == 3, done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(parts(finished)) == len([path for path in before if "tables" in path.parts])
@@ -140,7 +140,7 @@ def test_a_damaged_and_a_lost_part_are_made_again_and_nothing_else(finished, pre
     lost.unlink()
     others = {path: path.stat().st_mtime_ns for path in parts(finished) if path not in {damaged, lost}}
     num_events = len(events(finished))
-    done = made_job.mine(*ARGUMENTS, cwd=finished.parent)
+    done = made_job.mine_here(*ARGUMENTS, cwd=finished.parent)
     assert done.returncode == 0, done.stderr
     told = events(finished)[num_events:]
     assert [(e["step"], e["part"]) for e in told if e["event"] == "corrupt_part"] == [("logmel", damaged.name)]

@@ -33,8 +33,8 @@ def mertools(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mertools_folder_runs_as_it_lies(mertools, tmp_path):
-    done = made_job.mine("data.layout=mertools", f"data.root={mertools}", "run.dir=run", cwd=tmp_path)
+def test_a_mertools_folder_runs_as_it_lies(ray_cluster, mertools, tmp_path):
+    done = made_job.mine_here("data.layout=mertools", f"data.root={mertools}", "run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tmp_path / "run/predictions.parquet").to_pandas()
     assert len(table) == 60
@@ -73,9 +73,9 @@ def vectors(tmp_path):
 
 
 @pytest.mark.slow
-def test_test_clips_are_adopted_when_asked_for(vectors, tmp_path):
+def test_test_clips_are_adopted_when_asked_for(ray_cluster, vectors, tmp_path):
     arguments = [*vectors(np.arange(60)), "mining.include_test=true"]
-    done = made_job.mine(*arguments, cwd=tmp_path)
+    done = made_job.mine_here(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     adopted = set(pq.read_table(tmp_path / "run/rounds/00/selected.parquet")["clip_id"].to_pylist())
     assert adopted & {f"c{i}" for i in range(44, 60)}
@@ -94,9 +94,9 @@ def test_test_clips_are_adopted_when_asked_for(vectors, tmp_path):
     ],
     ids=["no labelled clip", "one class"],
 )
-def test_too_few_labelled_clips_left_to_learn_from_fail_the_job(vectors, tmp_path, left, told):
+def test_too_few_labelled_clips_left_to_learn_from_fail_the_job(ray_cluster, vectors, tmp_path, left, told):
     kept = [*left, *range(24, 60)]
-    done = made_job.mine(*vectors(np.array(kept)), cwd=tmp_path)
+    done = made_job.mine_here(*vectors(np.array(kept)), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"failed: {told}")
     assert "Traceback" not in done.stderr
@@ -120,7 +120,7 @@ def test_features_that_cannot_be_used_are_refused_before_anything_starts(vectors
     pd.DataFrame({"clip_id": clips, "vector": [np.ones(w) for w in width]}).to_parquet(path)
     if fault == "truncated":
         path.write_bytes(path.read_bytes()[:-20])
-    done = made_job.mine(*arguments, cwd=tmp_path)
+    done = made_job.mine_here(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: ready feature {path} "), done.stderr
     assert told in done.stderr

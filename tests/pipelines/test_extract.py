@@ -20,7 +20,7 @@ ENCODERS = "encoders={words: {plugin: ngrams, options: {width: 64}, sequences: f
 
 
 def extract(*arguments: str, cwd: Path):
-    return made_job.run("extract", *made_job.SMALL_RAY, *arguments, cwd=cwd)
+    return made_job.here("extract", *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
         root / "clips.csv", index=False
     )
     arguments = ["data.manifest=clips.csv", "run.dir=run", ENCODERS, "export.mertools=set", "export.huggingface=hf"]
-    return root, extract(*arguments, cwd=root), arguments
+    return root, made_job.run("extract", *made_job.SMALL_RAY, *arguments, cwd=root), arguments
 
 
 def test_clips_without_a_label_are_extracted(finished):

@@ -3,9 +3,9 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
+import made_job
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -15,13 +15,6 @@ from mer_ray import config
 from mer_ray.pipelines import defaults
 
 CLASSES = ("anger", "happiness", "neutral")
-SCRIPT = str(config.REPOSITORY / "jobs" / "mine.py")
-QUICK = ["fit.epochs=8", "fit.folds=3", "mining.rounds=1", "runtime.num_cpus=2", "runtime.object_store_bytes=100000000"]
-
-
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +57,8 @@ def finished(bundle) -> tuple[Path, subprocess.CompletedProcess[str], list[str]]
         "encoders.ngrams={plugin: ngrams, batch_size: 32}",
         "evaluation.ablations=true",
         f"run.dir={run_dir}",
-        *QUICK,
     ]
-    return run_dir, run(*arguments, cwd=bundle), arguments
+    return run_dir, made_job.mine(*arguments, cwd=bundle), arguments
 
 
 def test_a_job_ends_well_and_says_so(finished):
@@ -186,13 +178,13 @@ def test_pseudo_labels_can_be_traced(finished):
     assert not set(votes["clip_id"].to_pylist()) & {f"c{i:02d}" for i in range(30)}
 
 
-def test_the_same_command_again_computes_nothing(finished):
+def test_the_same_command_again_computes_nothing(finished, ray_cluster):
     run_dir, _, arguments = finished
     names = ("predictions.parquet", "submission.csv")
     before = {name: (run_dir / name).read_bytes() for name in names}
     models = {path: path.stat().st_mtime_ns for path in run_dir.glob("rounds/*/*/model.safetensors")}
     parts = {path: path.stat().st_mtime_ns for path in run_dir.glob("tables/*/*/*.parquet")}
-    assert run(*arguments, cwd=run_dir.parent).returncode == 0
+    assert made_job.mine_here(*arguments, cwd=run_dir.parent).returncode == 0
     assert {name: (run_dir / name).read_bytes() for name in names} == before
     assert {path: path.stat().st_mtime_ns for path in run_dir.glob("rounds/*/*/model.safetensors")} == models
     assert {path: path.stat().st_mtime_ns for path in run_dir.glob("tables/*/*/*.parquet")} == parts
@@ -223,21 +215,21 @@ def test_the_same_command_again_computes_nothing(finished):
 def test_bad_input_is_one_clear_message_and_exit_2(tmp_path, arguments, told):
     (tmp_path / "bad.csv").write_text("clip_id,text,label\n../a,x,anger\nb,y,anger\nb,z,happiness\n")
     (tmp_path / "good.csv").write_text("clip_id,text,label\na,x,anger\nb,z,happiness\n")
-    done = run(*arguments, "run.dir=run", cwd=tmp_path)
+    done = made_job.here("mine", *arguments, "run.dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_help_lists_every_key():
-    done = run("--help")
+def test_help_lists_every_key(tmp_path):
+    done = made_job.here("mine", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert all(key.split(".")[-1] in done.stdout for key, _, _ in config.describe(config.MineConfig))
 
 
 def test_a_dry_run_says_what_would_be_made_and_makes_nothing(bundle, tmp_path):
-    done = run("--dry-run", f"data.manifest={bundle / 'clips.csv'}", "run.dir=run", cwd=tmp_path)
+    done = made_job.here("mine", "--dry-run", f"data.manifest={bundle / 'clips.csv'}", "run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rows to make" in done.stdout
     assert "ngrams" in done.stdout

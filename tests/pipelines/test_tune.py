@@ -29,12 +29,11 @@ ARGUMENTS = (
     "search.space.fit.dropout=null",
     "search.space.mining.strategy=[vote, topk]",
     "tune.loggers=[tensorboard]",
-    *made_job.SMALL_RAY,
 )
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(ray_cluster, tmp_path_factory):
     """A search on ready features of made-up clips; it has been run."""
     root = tmp_path_factory.mktemp("tune")
     experiment, truth = made.make(num_labelled=60, num_pool=60, num_test=30, distance=3.0, absent=0.0)
@@ -45,7 +44,7 @@ def finished(tmp_path_factory):
     (root / "features").mkdir()
     for feature in experiment.features.features:
         np.savez(root / "features" / f"{feature.name}.npz", clip_id=np.array(ids), vector=feature.values)
-    return root, made_job.run("tune", *ARGUMENTS, cwd=root)
+    return root, made_job.here("tune", *ARGUMENTS, cwd=root)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_the_trials_are_a_table_a_page_and_a_few_lines(finished, best):
 def test_the_best_config_is_one_that_mining_takes_and_comes_to_the_same_with(finished, best):
     root, _ = finished
     assert load(MineConfig, root / "runs/search/best.yaml").model_dump(mode="json") == best
-    again = made_job.run("mine", "--config", "runs/search/best.yaml", cwd=root)
+    again = made_job.here("mine", "--config", "runs/search/best.yaml", cwd=root)
     assert again.returncode == 0, again.stderr
     rounds = json.loads((root / "runs/search-best/metrics.json").read_text())["rounds"]
     objective = pq.read_table(root / "runs/search/trials.parquet").to_pandas().query("state == 'done'")["oof_waf"].max()
@@ -87,7 +86,7 @@ def test_the_best_config_is_one_that_mining_takes_and_comes_to_the_same_with(fin
 def test_the_same_command_again_tries_nothing(finished, best):
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/*/trial.json")}
-    again = made_job.run("tune", *ARGUMENTS, cwd=root)
+    again = made_job.here("tune", *ARGUMENTS, cwd=root)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/*/trial.json")} == before
     assert yaml.safe_load((root / "runs/search/best.yaml").read_text()) == best
