@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
+# tests/conftest.py says which tests stay together
+BOTH_CORES := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: mine test test-all check clean
 
@@ -14,10 +16,10 @@ mine: .venv/ready
 	$(PY) jobs/mine.py $(ARGS)
 
 test: .venv/ready
-	$(PY) -m pytest -m 'not slow' $(ARGS)
+	$(PY) -m pytest $(BOTH_CORES) -m 'not slow' $(ARGS)
 
 test-all: .venv/ready
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(BOTH_CORES) $(ARGS)
 
 check: .venv/ready
 	$(PY) -m ruff check .

@@ -8,15 +8,23 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+SHARED = ("ray_cluster", "mined_clips")
+"""Fixtures that cost much and serve several files."""
+
+
 def pytest_collection_modifyitems(items):
-    """Share the files out between processes (xdist): those with a test on the session's Ray stay together, and begin.
+    """Share the files out between processes (xdist): those of one shared fixture stay together, and begin.
 
     A file is never parted, so that what it makes for its tests is made once.
     """
-    on_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    needs = {}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in on_ray else str(item.path)))
-    items.sort(key=lambda item: item.path not in on_ray)
+        needs.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    group = {path: next((name for name in SHARED if name in names), str(path)) for path, names in needs.items()}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group[item.path]))
+    order = {name: place for place, name in enumerate(SHARED)}
+    items.sort(key=lambda item: order.get(group[item.path], len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ What Ray adds is held by ``tests/faults``, ``tests/runtime``, ``tests/tune`` and
 import pickle
 import runpy
 import sys
+from unittest.mock import patch
 
 import pytest
 
@@ -17,20 +18,24 @@ from mer_ray.tune.search import fit_here
 
 def run(job, *arguments):
     """``python jobs/<job>.py`` with these arguments; the exit code."""
+    with pytest.MonkeyPatch.context() as changes:
+        without_ray(changes)
+        return main(job, *arguments)
+
+
+def main(job, *arguments):
+    """As ``run``, on the Ray that this process has."""
     script = str(config.REPOSITORY / "jobs" / f"{job}.py")
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        patch.setattr(sys, "argv", [script, *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
+    with patch.object(sys, "argv", [script, *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
     return ended.value.code
 
 
-def without_ray(patch):
+def without_ray(changes):
     """Start no Ray: the batches of a step and the learners of a round are worked on here, one after another."""
-    patch.setattr(session, "_connect", lambda runtime: None)
-    patch.setattr(materialise, "_stream", stream)
-    patch.setattr(controller, "run", fit_here)
+    changes.setattr(session, "_connect", lambda runtime: None)
+    changes.setattr(materialise, "_stream", stream)
+    changes.setattr(controller, "run", fit_here)
 
 
 def stream(worker, batches):

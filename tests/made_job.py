@@ -1,12 +1,12 @@
-"""The jobs as a user runs them: a process of their own, or its whole command line on the Ray of the tests."""
+"""The jobs as a user runs them, with what they printed: a process of their own, or their whole script in this one."""
 
 import io
-import runpy
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest.mock import patch
+
+import in_process
 
 from mer_ray import config
 
@@ -14,29 +14,21 @@ SMALL_RAY = ("runtime.num_cpus=2", "runtime.object_store_bytes=100000000")
 QUICK = ("fit.epochs=8", "fit.folds=3", "mining.rounds=1", *SMALL_RAY)
 
 
-def script(job: str) -> str:
-    """Where a job is."""
-    return str(config.REPOSITORY / "jobs" / f"{job}.py")
-
-
 def run(job: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """``python jobs/<job>.py``."""
-    command = [sys.executable, script(job), *arguments]
+    command = [sys.executable, str(config.REPOSITORY / "jobs" / f"{job}.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=cwd, check=False)
 
 
-def here(job: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The same script in this process: seconds sooner, and on the Ray that the tests share where there is one.
+def here(job: str, *arguments: str, cwd: Path, on_ray: bool = False) -> subprocess.CompletedProcess[str]:
+    """The same script in this process, seconds sooner: without Ray, or on that of ``ray_cluster``.
 
     Ray's workers are in another folder then: a path that they are to read must be whole.
     """
-    command, out, err = [script(job), *arguments], io.StringIO(), io.StringIO()
-    with chdir(cwd), redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", command):
-        try:
-            runpy.run_path(command[0], run_name="__main__")
-        except SystemExit as ended:
-            return subprocess.CompletedProcess(command, ended.code, out.getvalue(), err.getvalue())
-    raise AssertionError(f"{command[0]} did not say how it ended")
+    start, out, err = in_process.main if on_ray else in_process.run, io.StringIO(), io.StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        code = start(job, *arguments)
+    return subprocess.CompletedProcess([job, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def mine(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -44,6 +36,6 @@ def mine(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return run("mine", *QUICK, *arguments, cwd=cwd)
 
 
-def mine_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def mine_here(*arguments: str, cwd: Path, on_ray: bool = False) -> subprocess.CompletedProcess[str]:
     """As ``mine``, in this process."""
-    return here("mine", *QUICK, *arguments, cwd=cwd)
+    return here("mine", *QUICK, *arguments, cwd=cwd, on_ray=on_ray)

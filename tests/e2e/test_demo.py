@@ -19,7 +19,7 @@ ARGUMENTS = ("data.demo.num_clips=36", ENCODERS, "evaluation.ablations=false", "
 def finished(ray_cluster, tmp_path_factory):
     """The run directory of a finished job."""
     root = tmp_path_factory.mktemp("demo")
-    done = made_job.mine_here(*ARGUMENTS, cwd=root)
+    done = made_job.mine_here(*ARGUMENTS, cwd=root, on_ray=True)
     assert done.returncode == 0, done.stderr
     assert "36 clips = 35 predicted + 1 quarantined" in done.stdout
     return root / "run"
@@ -140,7 +140,7 @@ def test_a_damaged_and_a_lost_part_are_made_again_and_nothing_else(finished, pre
     lost.unlink()
     others = {path: path.stat().st_mtime_ns for path in parts(finished) if path not in {damaged, lost}}
     num_events = len(events(finished))
-    done = made_job.mine_here(*ARGUMENTS, cwd=finished.parent)
+    done = made_job.mine_here(*ARGUMENTS, cwd=finished.parent, on_ray=True)
     assert done.returncode == 0, done.stderr
     told = events(finished)[num_events:]
     assert [(e["step"], e["part"]) for e in told if e["event"] == "corrupt_part"] == [("logmel", damaged.name)]

@@ -32,8 +32,7 @@ def mertools(tmp_path):
     return root
 
 
-@pytest.mark.slow
-def test_a_mertools_folder_runs_as_it_lies(ray_cluster, mertools, tmp_path):
+def test_a_mertools_folder_runs_as_it_lies(mertools, tmp_path):
     done = made_job.mine_here("data.layout=mertools", f"data.root={mertools}", "run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tmp_path / "run/predictions.parquet").to_pandas()
@@ -72,8 +71,7 @@ def vectors(tmp_path):
     return write
 
 
-@pytest.mark.slow
-def test_test_clips_are_adopted_when_asked_for(ray_cluster, vectors, tmp_path):
+def test_test_clips_are_adopted_when_asked_for(vectors, tmp_path):
     arguments = [*vectors(np.arange(60)), "mining.include_test=true"]
     done = made_job.mine_here(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -86,15 +84,11 @@ def test_test_clips_are_adopted_when_asked_for(ray_cluster, vectors, tmp_path):
     ("left", "told"),
     [
         ([], "0 labelled clips have a modality left, of fewer than two classes"),
-        pytest.param(
-            [0, 3, 6, 9],
-            "4 labelled clips have a modality left, of fewer than two classes",
-            marks=pytest.mark.slow,
-        ),
+        ([0, 3, 6, 9], "4 labelled clips have a modality left, of fewer than two classes"),
     ],
     ids=["no labelled clip", "one class"],
 )
-def test_too_few_labelled_clips_left_to_learn_from_fail_the_job(ray_cluster, vectors, tmp_path, left, told):
+def test_too_few_labelled_clips_left_to_learn_from_fail_the_job(vectors, tmp_path, left, told):
     kept = [*left, *range(24, 60)]
     done = made_job.mine_here(*vectors(np.array(kept)), cwd=tmp_path)
     assert done.returncode == 1
@@ -106,7 +100,7 @@ def test_too_few_labelled_clips_left_to_learn_from_fail_the_job(ray_cluster, vec
 
 @pytest.mark.parametrize(
     "fault",
-    ["strangers", pytest.param("ragged", marks=pytest.mark.slow), pytest.param("truncated", marks=pytest.mark.slow)],
+    ["strangers", "ragged", "truncated"],
 )
 def test_features_that_cannot_be_used_are_refused_before_anything_starts(vectors, tmp_path, fault):
     arguments = vectors(np.arange(60))

@@ -24,7 +24,7 @@ def extract(*arguments: str, cwd: Path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(ray_cluster, tmp_path_factory):
     """20 clips, none labelled: one without text, one whose sound is missing. Extracted and exported."""
     root = tmp_path_factory.mktemp("extract")
     text = [f"word {i % 5} said" for i in range(20)]
@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
         root / "clips.csv", index=False
     )
     arguments = ["data.manifest=clips.csv", "run.dir=run", ENCODERS, "export.mertools=set", "export.huggingface=hf"]
-    return root, made_job.run("extract", *made_job.SMALL_RAY, *arguments, cwd=root), arguments
+    return root, made_job.here("extract", *arguments, cwd=root, on_ray=True), arguments
 
 
 def test_clips_without_a_label_are_extracted(finished):
@@ -64,7 +64,6 @@ def test_what_it_exports_is_read_back(finished):
     assert np.load(root / "set/features/words-FRA/c04.npy").shape == (1, 64)
 
 
-@pytest.mark.slow
 def test_the_same_command_again_makes_nothing_and_new_clips_alone_are_made(finished):
     root, _, arguments = finished
     parts = {path: path.stat().st_mtime_ns for path in root.glob("run/tables/*/*/*.parquet")}
@@ -80,7 +79,6 @@ def test_the_same_command_again_makes_nothing_and_new_clips_alone_are_made(finis
     assert len(datasets.load_from_disk(str(root / "hf"))["unlabeled"]) == 21
 
 
-@pytest.mark.slow
 def test_too_many_clips_without_features_end_with_3(tmp_path):
     rows = {"clip_id": ["a", "b", "c"], "text": ["x", "", ""], "label": ["", "joy", "joy"]}
     pd.DataFrame(rows).to_csv(tmp_path / "clips.csv", index=False)

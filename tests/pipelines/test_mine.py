@@ -178,7 +178,7 @@ def test_pseudo_labels_can_be_traced(finished):
     assert not set(votes["clip_id"].to_pylist()) & {f"c{i:02d}" for i in range(30)}
 
 
-def test_the_same_command_again_computes_nothing(finished, ray_cluster):
+def test_the_same_command_again_computes_nothing(finished):
     run_dir, _, arguments = finished
     names = ("predictions.parquet", "submission.csv")
     before = {name: (run_dir / name).read_bytes() for name in names}

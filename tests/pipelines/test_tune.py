@@ -44,7 +44,7 @@ def finished(ray_cluster, tmp_path_factory):
     (root / "features").mkdir()
     for feature in experiment.features.features:
         np.savez(root / "features" / f"{feature.name}.npz", clip_id=np.array(ids), vector=feature.values)
-    return root, made_job.here("tune", *ARGUMENTS, cwd=root)
+    return root, made_job.here("tune", *ARGUMENTS, cwd=root, on_ray=True)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,6 @@ def test_the_trials_are_a_table_a_page_and_a_few_lines(finished, best):
     assert len(list(folder.glob("tensorboard/*/events.*"))) == 3
 
 
-@pytest.mark.slow
 def test_the_best_config_is_one_that_mining_takes_and_comes_to_the_same_with(finished, best):
     root, _ = finished
     assert load(MineConfig, root / "runs/search/best.yaml").model_dump(mode="json") == best
@@ -82,11 +81,10 @@ def test_the_best_config_is_one_that_mining_takes_and_comes_to_the_same_with(fin
     assert [one["oof_waf"] for one in rounds if one["kept"]][-1] == objective
 
 
-@pytest.mark.slow
 def test_the_same_command_again_tries_nothing(finished, best):
     root, _ = finished
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/*/trial.json")}
-    again = made_job.here("tune", *ARGUMENTS, cwd=root)
+    again = made_job.here("tune", *ARGUMENTS, cwd=root, on_ray=True)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/*/trial.json")} == before
     assert yaml.safe_load((root / "runs/search/best.yaml").read_text()) == best

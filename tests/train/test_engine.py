@@ -1,14 +1,12 @@
 """DeepSpeed on two real workers against a plain loop, resumed by two and then by one."""
 
-import os
-import socket
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+import workers
 from torch import nn
 
 from mer_ray.config import OptimizationConfig
@@ -83,15 +81,9 @@ def plain(settings):
     return losses, network.state_dict()
 
 
-def take_place(rank, world, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-
-
 def work(rank, world, port, folder, first, last):
     """One worker: every case from step ``first`` to ``last``, with a checkpoint at the end."""
-    take_place(rank, world, port)
+    workers.take_place(rank, world, port)
     import torch.distributed as dist  # noqa: PLC0415
 
     from mer_ray.train import engine  # noqa: PLC0415
@@ -123,9 +115,9 @@ def work(rank, world, port, folder, first, last):
     dist.destroy_process_group()
 
 
-def refuse(rank, port):
+def refuse(rank, world, port):
     """A worker that is given what was trained of another model."""
-    take_place(rank, 1, port)
+    workers.take_place(rank, world, port)
     import torch.distributed as dist  # noqa: PLC0415
 
     from mer_ray.errors import CorruptPartError  # noqa: PLC0415
@@ -143,14 +135,8 @@ def refuse(rank, port):
     dist.destroy_process_group()
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_a_checkpoint_of_another_model_is_refused():
-    mp.spawn(refuse, args=(free_port(),), nprocs=1)
+    workers.start(refuse, world=1)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +144,7 @@ def trained(tmp_path_factory) -> Path:
     """Every case, begun and gone on with by two workers, ended by one."""
     folder = tmp_path_factory.mktemp("trained")
     for world, first, last in PARTS:
-        mp.spawn(work, args=(world, free_port(), str(folder), first, last), nprocs=world)
+        workers.start(work, str(folder), first, last, world=world)
     return folder
 
 

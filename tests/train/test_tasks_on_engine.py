@@ -1,13 +1,10 @@
 """Tasks of different kinds on two real workers, by every stage of ZeRO, against a plain loop on the same batches."""
 
-import os
-import socket
-
 import made_task
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+import workers
 from torch import nn
 
 from mer_ray.config import OptimizationConfig
@@ -73,11 +70,9 @@ def whole_share(network):
     return sum(own for own, _ in sizes) / sum(every for _, every in sizes)
 
 
-def work(rank, port, folder):
+def work(rank, world, port, folder):
     """One of two workers: every task by every stage."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+    workers.take_place(rank, world, port)
     import torch.distributed as dist  # noqa: PLC0415
 
     from mer_ray.tasks.base import to  # noqa: PLC0415
@@ -111,10 +106,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     for name in TASKS:
         made_task.make(name, folder / "tiny")  # by one process, before the workers read it
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, folder), nprocs=2)
+    workers.start(work, folder, world=2)
     return folder
 
 
