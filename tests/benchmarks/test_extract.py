@@ -29,6 +29,18 @@ KEYS = {
 }  # fmt: skip
 
 
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.02}
+"""Of ``parity_max_relative_error`` by ``dtype``: bfloat16 keeps eight bits, so one rounding is up to 0.004."""
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def processor_takes(request, monkeypatch):
+    """The precision that ``dtype=auto`` comes to: on a processor without units for bfloat16, and on one with them."""
+    monkeypatch.setattr(extract, "has_fast_bfloat16", lambda device: request.param == "bfloat16")
+    monkeypatch.setitem(harness._MATRIX_SIDE, "cpu", 128)  # larger ones take minutes where the units are not there
+    return request.param
+
+
 @pytest.fixture
 def small(monkeypatch):
     architecture = Architecture(lambda: SMALL, 1e5, "here", "none", "none")
@@ -67,6 +79,7 @@ sys.exit(harness.main(sys.argv[1:]))
 def test_bare_and_peer_are_measured_without_ray(tmp_path):
     out = tmp_path / "bench.json"
     arguments = ["extract", "--json", str(out), "encoders=[small]", "clips=4", "repeats=2", "pipeline=false"]
+    arguments += ["dtype=float32", "seconds=0.6"]
     code = f"WIDTHS = {WIDTHS}\n{WITHOUT}"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -74,12 +87,23 @@ def test_bare_and_peer_are_measured_without_ray(tmp_path):
     figures = written["encoders"]["small"]
     assert figures.keys() >= KEYS
     assert "pipeline_clips_per_s" not in figures
-    assert figures["parity_max_relative_error"] < 1e-4
+    assert figures["dtype"] == "float32"
+    assert figures["parity_max_relative_error"] < TOLERANCE["float32"]
     assert 0 < figures["matrix_rate_share"] < 1
     assert written["benchmark"] == "extract"
     assert written["cpus"] >= 1
     assert written["config"]["clips"] == 4
     assert (written["versions"]["ray"], written["versions"]["deepspeed"]) == (None, None)
+
+
+def test_what_the_processor_takes_is_named_and_held_to_its_own_tolerance(small, processor_takes):
+    settings = extract.Config(encoders=["small"], clips=1, seconds=0.6, repeats=1, pipeline=False, device="cpu")
+    *_, made = extract.run(settings, Console(quiet=True))
+    figures = made["encoders"]["small"]
+    assert figures["dtype"] == processor_takes
+    assert figures["parity_max_relative_error"] < TOLERANCE[processor_takes]
+    if processor_takes == "bfloat16":
+        assert figures["parity_max_relative_error"] > TOLERANCE["float32"], "it was float32 all the same"
 
 
 def test_one_that_fails_is_told_and_the_others_are_kept(small, monkeypatch, tmp_path):
@@ -93,6 +117,7 @@ def test_one_that_fails_is_told_and_the_others_are_kept(small, monkeypatch, tmp_
         monkeypatch.setitem(hubert.ARCHITECTURES, make.__name__, Architecture(make, 1e5, "here", "none", "none"))
     out = tmp_path / "new" / "folder" / "bench.json"
     arguments = ["extract", "--json", str(out), "clips=2", "repeats=1", "pipeline=false", "peer=false"]
+    arguments += ["dtype=float32", "seconds=0.6"]
     with pytest.raises(KeyboardInterrupt):
         harness.main([*arguments, "encoders=[broken,small,killed]"])
     written = json.loads(out.read_text())
@@ -104,13 +129,13 @@ def test_one_that_fails_is_told_and_the_others_are_kept(small, monkeypatch, tmp_
 
 @pytest.mark.slow
 def test_the_pipeline_gives_what_the_bare_loop_gives():
-    settings = extract.Config(encoders=["hubert-base"], clips=2, seconds=1.5, repeats=1)
+    settings = extract.Config(encoders=["hubert-base"], clips=2, seconds=1.5, repeats=1, dtype="float32")
     *_, made = extract.run(settings, Console(quiet=True))
     assert made["failed"] == {}
     figures = made["encoders"]["hubert-base"]
     assert figures["pipeline_clips_per_s"] > 0
     assert figures["pipeline_over_bare"] > 0
-    assert figures["parity_max_relative_error"] < 1e-4
+    assert figures["parity_max_relative_error"] < TOLERANCE["float32"]
 
 
 def test_the_peer_of_texts_gives_what_the_encoder_gives(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mer_ray.errors import ClipError, ConfigError, Reason
-from mer_ray.pretrained.forward import Features, Item, Runner, buckets, pick_device
+from mer_ray.pretrained.forward import Features, Item, Runner, buckets, has_fast_bfloat16, pick_device
 
 
 @given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 2000), st.booleans())
@@ -150,6 +150,14 @@ def test_convolutions_in_float32_are_not_rounded_to_tf32_on_a_gpu():
 def test_in_float32_everything_is_float32():
     placed = Runner("cpu", torch.float32, budget=1).place(nn.Linear(8, 8).bfloat16())
     assert {parameter.dtype for parameter in placed.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("avx512", [False, True])
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_processor_is_fast_in_bfloat16_by_either_of_two_instruction_sets(monkeypatch, avx512, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert has_fast_bfloat16("cpu") == (avx512 or amx)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
