@@ -5,7 +5,7 @@ Shapes: K learners, F folds, N clips, C classes, n adoptions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -174,6 +174,20 @@ def divide(
         times_nK = np.stack([np.bincount(draw, minlength=num_clips) for draw in draws], axis=1)
     place, learner = np.nonzero(times_nK)
     return place, learner, times_nK[place, learner]
+
+
+def first_adopted(trained_on: Iterable[Adoptions], num_clips: int) -> NDArray[np.int64]:
+    """The round whose votes first adopted each clip, in whatever fold, int64 (N,); -1 where none did.
+
+    Args:
+        trained_on: what each round was trained on; of rounds that choose anew, a clip may come in several.
+        num_clips: N.
+    """
+    never = np.iinfo(np.int64).max
+    first = np.full(num_clips, never, dtype=np.int64)
+    for adoptions in trained_on:
+        np.minimum.at(first, adoptions.clip, adoptions.round)
+    return np.where(first == never, -1, first)
 
 
 def _take(chosen: Selection, place: NDArray[np.int64]) -> Selection:

@@ -31,7 +31,7 @@ from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.learner import Predictions
 from mer_ray.rounds import ensemble
 from mer_ray.rounds.ensemble import Ensemble
-from mer_ray.rounds.split import Adoptions
+from mer_ray.rounds.split import Adoptions, first_adopted
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
 from mer_ray.tune import standardise
 from mer_ray.tune.council import Council, Heard
@@ -105,6 +105,11 @@ class Mined:
     def last(self) -> Round:
         """The last round kept."""
         return [one for one in self.rounds if one.kept][-1]
+
+    @property
+    def adopted(self) -> NDArray[np.int64]:
+        """The round whose votes first adopted each clip, for a round that was kept, int64 (N,); -1 where none did."""
+        return first_adopted((one.trained_on for one in self.rounds if one.kept), len(self.final.label))
 
 
 class Controller:

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import made_votes
 import numpy as np
 import pytest
 
 from mer_ray import registry
 from mer_ray.mining.base import Context
-from mer_ray.rounds.split import Adoptions, adopt, divide
+from mer_ray.rounds.split import Adoptions, adopt, divide, first_adopted
 
 COLUMNS = ("fold", "clip", "label", "agreement", "confidence", "weight", "learner", "round")
 POOL = np.arange(40) >= 10
@@ -185,3 +187,11 @@ def test_in_the_control_a_clip_has_one_label_in_all_learners():
     shared = some([0] * 40, np.repeat(np.arange(20), 2).tolist(), np.repeat(np.arange(20) % 6, 2).tolist(), [0, 1] * 20)
     control = shared.shuffled(seed=1)
     assert control.label[::2].tolist() == control.label[1::2].tolist() != shared.label[::2].tolist()
+
+
+def test_the_round_that_adopted_a_clip_is_the_first_of_any_fold():
+    first = some([0, 0, 1], [3, 5, 5], [0, 0, 0])
+    anew = replace(some([0, 1, 1], [3, 3, 7], [0, 0, 0]), round=np.array([1, 1, 1]))
+    assert first_adopted([anew, first, Adoptions.none(6)], 9).tolist() == [-1, -1, -1, 0, -1, 0, -1, 1, -1]
+    assert first_adopted([first.join(anew)], 9).tolist()[7] == 1, "rounds that keep what they had tell the same"
+    assert first_adopted([], 2).tolist() == [-1, -1]
