@@ -13,15 +13,21 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from mer_ray.evaluation import charts, explain
+from mer_ray.evaluation import charts
 from mer_ray.evaluation.charts import ACCENT, MUTED, Bar, Line
 from mer_ray.evaluation.metrics import Scores
 from mer_ray.evaluation.page import class_colours, percent, render_page, seconds
+from mer_ray.evaluation.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Clips of the run: manifest = predicted + quarantined; labelled, unlabelled and test are the manifest's splits."""
+    """Clips of the run: manifest = predicted + quarantined; labelled, unlabelled and test are the manifest's splits.
+
+    Attributes:
+        adoptable: predicted clips that could be adopted as pseudo-labelled.
+        adopted: those of them that a round which was kept was trained on, in whatever fold.
+    """
 
     manifest: int
     predicted: int
@@ -29,6 +35,8 @@ class Counts:
     labelled: int
     unlabelled: int
     test: int
+    adoptable: int
+    adopted: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class RoundReport:
     Attributes:
         round: 0 is the labelled data alone.
         selected: clips adopted by this round's votes for the next round, by class.
-        pool: the round's own labels of the clips that had none, by class.
+        pool: the round's own labels of the clips that the manifest gives none, by class.
         precision: share of those that are right, where the truth is known.
         oof_waf, test_waf: of the mean-probability ensemble; ``test_waf`` None where test clips have no labels.
         kept: False when the guard dropped the round.
@@ -141,9 +149,10 @@ class ReportData:
     Attributes:
         when: the time of the run, as it is to be shown.
         versions: of mer_ray, Python and the libraries that matter.
+        adopts_test: whether test clips may be adopted too.
         scored_on: what ``scores`` and ``groups`` were measured on.
         scores: of the ensemble, its classes in the order of ``classes``; None when nothing can be scored.
-        pool: the ensemble's labels of the clips that had none, by class; ``labelled`` those of the labelled clips.
+        pool: as that of a round, by the ensemble; ``labelled`` are the labels of the labelled clips.
         modalities: WAF of each modality alone at round 0; ``control`` is the WAF with shuffled pseudo-labels.
         groups: clips and accuracy by speaker or another group (``explain.accuracy_by_group``).
     """
@@ -158,6 +167,7 @@ class ReportData:
     scored_on: Literal["test", "out-of-fold"]
     scores: Scores | None
     rounds: tuple[RoundReport, ...]
+    adopts_test: bool = False
     ensemble: str = "mode"
     pool: Mapping[str, int] = field(default_factory=dict)
     labelled: Mapping[str, int] = field(default_factory=dict)
@@ -181,15 +191,16 @@ def _view(data: ReportData) -> dict[str, Any]:
     """What the template needs beside the data: sentences, charts, tables."""
     colours = class_colours(data.classes)
     confusion = np.array(data.scores.confusion if data.scores else [[0]])
+    verdict = judge(data.scores)
     return {
-        "headline": _headline(data, int(confusion.sum())),
+        "headline": _headline(data, verdict),
         "num_scored": int(confusion.sum()),
-        "interval": explain.waf_interval(confusion),
+        "verdict": verdict,
         "gain": _gain(data),
-        "num_adopted": _num_adopted(data),
         "confusion_shares": confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1),
         "clip_groups": list(dict.fromkeys(clip.group for clip in data.clips)),
         "clip_labels": [name for name in data.classes if any(clip.label == name for clip in data.clips)],
+        "adoptable": _adoptable(data),
         "learners": list(dict.fromkeys(name for one in data.rounds for name in one.learners)),
         "total_seconds": sum(step.seconds for step in data.timings),
         "rounds_chart": _rounds_chart(data),
@@ -217,25 +228,20 @@ def _gain(data: ReportData) -> float | None:
     return None if baseline is None or data.scores is None else data.scores.waf - baseline
 
 
-def _num_adopted(data: ReportData) -> int:
-    """Clips adopted by votes that a kept round was trained on."""
-    return sum(
-        sum(one.selected.values()) for one, after in zip(data.rounds, data.rounds[1:], strict=False) if after.kept
-    )
-
-
-def _headline(data: ReportData, scored: int) -> str:
+def _headline(data: ReportData, verdict: Verdict | None) -> str:
     """What came out, in one or two sentences."""
     counts = data.counts
     labelled = f"{counts.predicted:,} of {counts.manifest:,} clips now have a label."
-    if data.scores is None:
+    if verdict is None:
         return f"{labelled} No clip had a label to score them by."
-    baseline, gain, waf = _baseline(data), _gain(data), percent(data.scores.waf)
-    where = f"{scored:,} test clips" if data.scored_on == "test" else f"{scored:,} labelled clips held out of training"
-    adopted = _num_adopted(data)
-    if baseline is None or gain is None or not adopted:
+    if not verdict.above_chance:
+        return f"{verdict.told} {labelled}"
+    baseline, gain, waf = _baseline(data), _gain(data), percent(verdict.waf)
+    kind = "test clips" if data.scored_on == "test" else "labelled clips held out of training"
+    where = f"{verdict.num_clips:,} {kind}"
+    if baseline is None or gain is None or not counts.adopted:
         return f"{labelled} On {where}, the weighted F1 is {waf}, learnt from the labelled clips alone."
-    learnt = f"{adopted:,} clips that the learners agreed on"
+    learnt = f"{counts.adopted:,} of the {counts.adoptable:,} {_adoptable(data)}, those that the learners agreed on,"
     if gain >= 0.0005:
         return f"Learning from {learnt} raised the weighted F1 from {percent(baseline)} to {waf} on {where}. {labelled}"
     if gain <= -0.0005:
@@ -243,6 +249,10 @@ def _headline(data: ReportData, scored: int) -> str:
             f"Learning from {learnt} did not help: the weighted F1 went from {percent(baseline)} to {waf} on {where}."
         )
     return f"Learning from {learnt} left the weighted F1 at {waf} on {where}. {labelled}"
+
+
+def _adoptable(data: ReportData) -> str:
+    return "unlabelled and test clips" if data.adopts_test else "unlabelled clips"
 
 
 def _rounds_chart(data: ReportData) -> Markup:

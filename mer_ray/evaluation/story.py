@@ -81,10 +81,10 @@ def headline(story: Story) -> str:
         told.append(f"Most of it rests on {name}: without it the label loses {percent(speaking[name])} points.")
     if clip.given_label not in {None, clip.label}:
         told.append(f"The manifest says {clip.given_label}: one of the two is wrong.")
-    adopted = [one for one in story.rounds if one.adopted]
-    if adopted:
-        labels = ", ".join(dict.fromkeys(fold.label for fold in adopted[0].adopted))
-        told.append(f"It was adopted for training after round {adopted[0].round}, as {labels}.")
+    for one in story.rounds:
+        if one.round == clip.round_adopted:
+            labels = ", ".join(dict.fromkeys(fold.label for fold in one.adopted))
+            told.append(f"It was adopted for training after round {one.round}, as {labels}.")
     return " ".join(told)
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,17 @@ Format = Literal["mer2024", "mer2023"]
 
 _SPELLINGS = {"anger": "angry", "happiness": "happy", "sadness": "sad", "worry": "worried"}
 """The classes as the challenge's own label files spell them; others are written as they are."""
+
+
+_UNVOTED = "no learner could vote"
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What a clip without a prediction is submitted as."""
+
+    label: str
+    valence: float
 
 
 @dataclass(frozen=True)
@@ -70,18 +81,20 @@ def make(
     quarantined: Mapping[str, str],
     candidates: Sequence[str] | None = None,
     form: Format = "mer2024",
-    stand_in: str | None = None,
+    stand_in: StandIn | None = None,
+    unvoted: Collection[str] = (),
 ) -> Submission:
     """Write the submission.
 
     Args:
         manifest: the job's clips.
         predictions: ``clip_id``, ``label``, and for ``mer2023`` ``valence``; in any order.
-        quarantined: the reason of each clip that has no prediction; these get the commonest training class (and the
-            mean training valence, or 0).
+        quarantined: the reason of each clip that has no prediction; these get the stand-in.
         candidates: the clips wanted, in order; default every clip that is not for training, in the manifest's order.
         form: ``mer2024`` writes ``name,discrete``, ``mer2023`` also ``valence``.
-        stand_in: the class of clips that have no prediction; default the commonest training class of the manifest.
+        stand_in: of clips that have no prediction; default the manifest's commonest training class and its mean
+            training valence, or 0.
+        unvoted: clips whose prediction is itself the commonest class, because no learner could vote.
 
     Raises:
         SubmissionError: a name is doubled or unknown, a candidate has neither a prediction nor a reason, or ``mer2023``
@@ -90,17 +103,19 @@ def make(
     wanted = check_candidates(manifest, candidates)
     labels = _predicted(manifest, predictions)
     _refuse("have neither a prediction nor a reason", (n for n in wanted if n not in labels and n not in quarantined))
-    missing = [name for name in wanted if name not in labels]
-    rows = {name: [spell(labels.get(name) or stand_in or commonest_class(manifest))] for name in wanted}
+    reasons = {**quarantined, **dict.fromkeys(labels, ""), **dict.fromkeys(unvoted, _UNVOTED)}
+    fallback = [[name, reasons[name]] for name in wanted if reasons[name]]
+    stand_in = stand_in or _stand_in(manifest)
+    rows = {name: [spell(labels.get(name, stand_in.label))] for name in wanted}
     if form == "mer2023":
         valences = _valences(manifest, predictions)
         for name, row in rows.items():
-            row.append(_valence(name, valences, manifest, name not in labels))
+            row.append(_valence(name, valences.get(name) if name in labels else stand_in.valence))
     header = ["name", "discrete", "valence"][: 3 if form == "mer2023" else 2]
     return Submission(
         _to_csv(header, ([name, *row] for name, row in rows.items())),
-        _to_csv(["name", "reason"], ([name, quarantined[name]] for name in missing)),
-        len(missing),
+        _to_csv(["name", "reason"], fallback),
+        len(fallback),
     )
 
 
@@ -135,11 +150,12 @@ def _valences(manifest: Manifest, predictions: pa.Table) -> dict[str, float]:
     return dict(zip(predictions["clip_id"].to_pylist(), predictions["valence"].to_pylist(), strict=True))
 
 
-def _valence(name: str, valences: Mapping[str, float], manifest: Manifest, quarantined: bool) -> str:
-    value: float | None = valences.get(name)
-    if quarantined:
-        known = [c.valence for c in manifest.clips if c.split is Split.TRAIN and c.valence is not None]
-        value = math.fsum(known) / len(known) if known else 0.0
+def _stand_in(manifest: Manifest) -> StandIn:
+    known = [c.valence for c in manifest.clips if c.split is Split.TRAIN and c.valence is not None]
+    return StandIn(commonest_class(manifest), math.fsum(known) / len(known) if known else 0.0)
+
+
+def _valence(name: str, value: float | None) -> str:
     if value is None or not math.isfinite(value):
         raise SubmissionError(f"submission.format=mer2023 needs a valence for every candidate; {name!r} has {value}")
     return f"{value:.6g}"

@@ -15,10 +15,10 @@ from mer_ray import __version__, config
 from mer_ray.data.media import Decoder, decode_flac
 from mer_ray.demo.plan import plan
 from mer_ray.demo.render import clean_voice
-from mer_ray.evaluation import denoising, explain, metrics, report
-from mer_ray.pipelines import results
+from mer_ray.evaluation import denoising, explain, report
 from mer_ray.pipelines.features import AUDIO, FACES, TRANSCRIPT
-from mer_ray.pipelines.results import Explained, Run
+from mer_ray.pipelines.predictions import Explained
+from mer_ray.pipelines.results import Run
 from mer_ray.runtime.journal import Journal, environment
 from mer_ray.runtime.materialise import Made
 from mer_ray.tune.controller import Round
@@ -33,7 +33,6 @@ _READ_AT_ONCE = 256
 def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: Journal) -> report.ReportData:
     """Everything the report says about a run."""
     told = environment()
-    truth, scored_on = _scored(run)
     splits = Counter(clip.split for clip in run.brought.clips)
     counts = figures["counts"]
     return report.ReportData(
@@ -49,17 +48,20 @@ def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: 
             labelled=splits[Split.TRAIN],
             unlabelled=splits[Split.UNLABELED],
             test=splits[Split.TEST],
+            adoptable=figures["adoptable"],
+            adopted=figures["adopted"],
         ),
         classes=run.names,
-        scored_on=scored_on,
-        scores=metrics.score(truth, run.mined.final.label, run.names),
+        adopts_test=run.settings.mining.include_test,
+        scored_on=run.scored_on,
+        scores=run.scores,
         rounds=tuple(_round(run, one, figures["rounds"][one.number]) for one in run.mined.rounds),
         ensemble=run.settings.ensemble,
         pool=_pool(run),
         labelled={name: int(number) for name, number in zip(run.names, _labelled(run), strict=True)},
         modalities={m: s["test_waf"] for m, s in figures["modalities"].items() if s["test_waf"] is not None},
         control=figures["control"]["test_waf"],
-        groups=_groups(run, truth),
+        groups=_groups(run, run.scored),
         denoise=_denoise(run),
         quarantine=_quarantine(run),
         clips=tuple(_clips(run, explained)),
@@ -73,13 +75,6 @@ def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: 
             *explain.overlap_warnings(run.brought.clips, _contents(run)),
         ),
     )
-
-
-def _scored(run: Run) -> tuple[NDArray[np.int64], Any]:
-    """What the ensemble is scored on: the test clips, or the labelled ones out of fold where those have no label."""
-    if (run.test_truth >= 0).any():
-        return run.test_truth, "test"
-    return run.experiment.labels, "out-of-fold"
 
 
 def _round(run: Run, one: Round, figures: Mapping[str, Any]) -> report.RoundReport:
@@ -100,8 +95,7 @@ def _round(run: Run, one: Round, figures: Mapping[str, Any]) -> report.RoundRepo
 
 
 def _pool(run: Run) -> dict[str, int]:
-    unlabelled = [row for row, split in enumerate(run.experiment.splits) if split is not Split.TRAIN]
-    counts = Counter(run.names[c] for c in run.mined.final.label[unlabelled])
+    counts = Counter(run.names[c] for c in run.mined.final.label[run.without_label])
     return {name: counts[name] for name in run.names}
 
 
@@ -189,7 +183,7 @@ def _quarantine(run: Run) -> tuple[report.QuarantineLine, ...]:
 
 def _clips(run: Run, explained: Explained) -> Iterator[report.ClipReport]:
     """Clips worth a look: adopted ones, contested ones, and labelled ones whose label is in doubt."""
-    adopted = np.flatnonzero(results.adopted_round(run))
+    adopted = np.flatnonzero(run.mined.adopted >= 0)
     surest = adopted[np.argsort(-run.mined.final.confidence[adopted], kind="stable")]
     unlabelled = np.flatnonzero(run.experiment.labels < 0)
     labelled = run.experiment.labelled
@@ -231,7 +225,7 @@ def _clip(run: Run, group: str, row: int, explained: Explained) -> report.ClipRe
         if not np.isnan(vote).any()
     ]
     truth, given = int(run.truth[row]), int(run.experiment.labels[row])
-    adopted = int(results.adopted_round(run)[row])
+    adopted = int(run.mined.adopted[row])
     return report.ClipReport(
         clip_id=clip_id,
         group=group,
@@ -249,7 +243,7 @@ def _clip(run: Run, group: str, row: int, explained: Explained) -> report.ClipRe
         ),
         transcript=_transcript(run, clip_id),
         faces=_faces(run, clip_id) if run.settings.report.faces else (),
-        round_adopted=adopted - 1 if adopted else None,
+        round_adopted=adopted if adopted >= 0 else None,
     )
 
 

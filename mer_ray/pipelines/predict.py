@@ -18,15 +18,18 @@ from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, FeatureFileError, ManifestError, MaterialiseError
 from mer_ray.evaluation import metrics
-from mer_ray.pipelines import estimate, features, finished, hidden, results, source, summary
+from mer_ray.evaluation.submission import StandIn
+from mer_ray.pipelines import estimate, features, finished, hidden, predictions, results, source, summary
 from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.finished import Finished
-from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS, Explained
+from mer_ray.pipelines.predictions import Explained
+from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
 from mer_ray.rounds.ensemble import mean_valence
 from mer_ray.rounds.final import Final
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import resolve_run_dir, session
+from mer_ray.types import Split
 
 
 def run(settings: PredictConfig, dry_run: bool = False) -> int:
@@ -66,8 +69,8 @@ def run(settings: PredictConfig, dry_run: bool = False) -> int:
     results.write_quarantine(run_dir, extraction.quarantine)
     table = _predict(ensemble, brought, extraction, model, room)
     figures = _measure(brought, extraction, table, finished.trained_on(model), journal)
-    commonest = ensemble.final.class_names[int(np.argmax(ensemble.final.prior))]
-    results.write_all(run_dir, table, figures, brought, extraction, job.submission.format, commonest)
+    stand_in = StandIn(ensemble.final.class_names[int(np.argmax(ensemble.final.prior))], ensemble.final.valence or 0.0)
+    results.write_all(run_dir, table, figures, brought, extraction, job.submission.format, stand_in)
     summary.show_prediction(console, figures, run_dir)
     journal.event("run_done", counts=figures["counts"])
     too_many = len(extraction.lost) > job.max_error_fraction * len(brought.clips)
@@ -142,7 +145,8 @@ def _predict(ensemble: Finished, brought: Brought, extraction: Extraction, model
         np.empty((len(clips), 0), dtype=np.int64),
     )
     valence = mean_valence([one.valence for one in said if one.valence is not None], ensemble.final.valence)
-    return pa.table(results.say(given.clip_ids, [clip.split for clip in clips], last_word, explained, valence))
+    own = {"given": [clip.label if clip.split is Split.TRAIN else None for clip in clips]}
+    return predictions.table(given.clip_ids, [clip.split for clip in clips], last_word, explained, valence, own)
 
 
 def _measure(
@@ -154,16 +158,14 @@ def _measure(
     truth = np.array([known.get(clip_id, -1) for clip_id in ids], dtype=np.int64)
     predicted = np.array([space.index(label) for label in table["label"].to_pylist()], dtype=np.int64)
     scores, by_class = metrics.score(truth, predicted, space.names), np.bincount(predicted, minlength=len(space.names))
-    manifest, lost = len(brought.clips), len(extraction.lost)
-    if manifest != len(ids) + lost:
-        raise AssertionError(f"{manifest} clips in the manifest, {len(ids)} predicted, {lost} quarantined")
     return {
         "test": {name: getattr(scores, name) if scores else None for name in ("waf", "macro_f1", "accuracy")},
         "scores": scores.to_json() if scores else None,
+        **results.judged(scores),
         "scored": int((truth >= 0).sum()),
         "trained_on": len(trained_on.intersection(ids)),
         "labels": dict(zip(space.names, by_class.tolist(), strict=True)),
-        "counts": {"manifest": manifest, "predicted": len(ids), "quarantined": lost},
+        "counts": results.count(brought, extraction, len(ids)),
         "quarantine": results.count_errors(extraction),
         "seconds": results.seconds(journal),
     }

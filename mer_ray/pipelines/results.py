@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 
 from mer_ray.config import MineConfig
 from mer_ray.data.storage import Store
-from mer_ray.evaluation import metrics, submission
+from mer_ray.evaluation import metrics, submission, verdict
+from mer_ray.evaluation.metrics import Scores
 from mer_ray.learners.experiment import Experiment
-from mer_ray.mining import base
-from mer_ray.pipelines import finished, hidden, neighbours
+from mer_ray.pipelines import finished, hidden, neighbours, predictions
 from mer_ray.pipelines.features import Extraction, Quarantined, quarantine_table
+from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.source import Brought
-from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.final import Final, Read, Voter
 from mer_ray.runtime.journal import Journal
 from mer_ray.tune.ablations import Ablations
@@ -65,6 +66,27 @@ class Run:
         return np.where(is_test, self.truth, -1)
 
     @property
+    def without_label(self) -> NDArray[np.bool_]:
+        """The clips that the manifest gives no label, bool (N,); the label of a test clip is there to score by."""
+        given = {clip.clip_id: clip.label for clip in self.brought.clips}
+        return np.array([given[clip_id] is None for clip_id in self.experiment.features.clip_ids], dtype=bool)
+
+    @property
+    def scored_on(self) -> Literal["test", "out-of-fold"]:
+        """What the ensemble is scored on: test clips, or where none has a label the labelled clips out of fold."""
+        return "test" if (self.test_truth >= 0).any() else "out-of-fold"
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """Of the final ensemble, on what it is scored on."""
+        return metrics.score(self.scored, self.mined.final.label, self.names)
+
+    @property
+    def scored(self) -> NDArray[np.int64]:
+        """Class of the clips that the ensemble is scored on, int64 (N,), -1 for all others."""
+        return self.test_truth if self.scored_on == "test" else self.experiment.labels
+
+    @property
     def held_out(self) -> NDArray[np.int64]:
         """The fold that holds out each clip labelled for training, int64 (N,); -1 for all others."""
         held_out = np.full(len(self.experiment.labels), -1, dtype=np.int64)
@@ -75,25 +97,6 @@ class Run:
         """WAF of predicted classes (N,) on the test clips; None when none of them has a label."""
         scores = metrics.score(self.test_truth, label, self.names)
         return None if scores is None else scores.waf
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Why each clip got its label.
-
-    Attributes:
-        ensemble: who voted, and how the votes were combined.
-        votes_KNC: what each learner of the final ensemble says, in its order; NaN rows where one abstains.
-        weights: by modality, its share of the fusion (N,), mean over the learners that vote.
-        falls: by modality, how much the label's probability falls without it (N,); see ``explain.leave_one_out``.
-        nearest: int64 (N, n), rows of the labelled clips most like each, -1 where there are fewer; see ``neighbours``.
-    """
-
-    ensemble: Final
-    votes_KNC: NDArray[np.float64]
-    weights: Mapping[str, NDArray[np.float64]]
-    falls: Mapping[str, NDArray[np.float64]]
-    nearest: NDArray[np.int64]
 
 
 def explain(run: Run, run_dir: Store) -> Explained:
@@ -135,54 +138,18 @@ def final_of(run: Run) -> Final:
     )
 
 
-def predictions(run: Run, explained: Explained) -> pa.Table:
+def predicted(run: Run, explained: Explained) -> pa.Table:
     """``predictions.parquet``: a row for every clip that is not quarantined (DESIGN section 3)."""
     ids, labels = run.experiment.features.clip_ids, run.experiment.labels
-    said = say(ids, run.experiment.splits, run.mined.final, explained, run.mined.valence)
     given = [run.names[c] if c >= 0 else None for c in labels]
     near = [[int(row) for row in rows if row >= 0] for rows in explained.nearest]
-    return pa.table(
-        said
-        | {
-            "round": adopted_round(run),
-            "given": pa.array(given, pa.string()),
-            "nearest": pa.array([[ids[row] for row in rows] for rows in near], pa.list_(pa.string())),
-            "nearest_given": pa.array([[given[row] for row in rows] for rows in near], pa.list_(pa.string())),
-        }
-    )
-
-
-def say(
-    clip_ids: Sequence[str],
-    splits: Sequence[Split],
-    said: Ensemble,
-    explained: Explained,
-    valence: NDArray[np.float64] | None,
-) -> dict[str, Any]:
-    """The columns of ``predictions.parquet`` that any clip has, of the run's own or not."""
-    names = explained.ensemble.class_names
-    columns: dict[str, Any] = {
-        "clip_id": list(clip_ids),
-        "split": [str(split) for split in splits],
-        "label": [names[c] for c in said.label],
-        "confidence": said.confidence,
+    others = {
+        "round": [int(number) if number >= 0 else None for number in run.mined.adopted],
+        "given": given,
+        "nearest": [[ids[row] for row in rows] for rows in near],
+        "nearest_given": [[given[row] for row in rows] for rows in near],
     }
-    columns |= {f"prob_{name}": said.probabilities[:, c] for c, name in enumerate(names)}
-    for voter, votes in zip(explained.ensemble.voters, base.predicted(explained.votes_KNC), strict=True):
-        columns[f"vote_{voter.name}"] = pa.array([names[vote] if vote >= 0 else None for vote in votes], pa.string())
-    if valence is not None:
-        columns["valence"] = valence
-    columns |= {f"weight_{modality}": weights for modality, weights in explained.weights.items()}
-    columns |= {f"without_{m}": pa.array(-falls, from_pandas=True) for m, falls in explained.falls.items()}
-    return columns
-
-
-def adopted_round(run: Run) -> NDArray[np.int64]:
-    """The round whose training set each clip first joined as pseudo-labelled, in most folds or fewer; 0 if none."""
-    rounds, adoptions = np.zeros(len(run.experiment.labels), dtype=np.int64), run.mined.last.trained_on
-    latest_first = np.argsort(-adoptions.round, kind="stable")
-    rounds[adoptions.clip[latest_first]] = adoptions.round[latest_first] + 1  # of several the last assignment stays
-    return rounds
+    return predictions.table(ids, run.experiment.splits, run.mined.final, explained, run.mined.valence, others)
 
 
 def measure(run: Run, journal: Journal) -> dict[str, Any]:
@@ -197,32 +164,49 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
             "kept": one.kept,
             "reason": one.reason,
             "adopted": _by_class(run, one.selected.label[np.unique(one.selected.clip, return_index=True)[1]]),
-            "pool": _by_class(run, one.mean.label[run.experiment.labels < 0]),
+            "pool": _by_class(run, one.mean.label[run.without_label]),
             "pseudo_label_precision": precision(run, one.selected.clip, one.selected.label),
             "learners": dict(one.learner_waf),
         }
         for one in run.mined.rounds
     ]
-    manifest, lost = len(run.brought.clips), len(run.extraction.lost)
-    predicted = len(run.experiment.features.clip_ids)
-    if manifest != predicted + lost:
-        raise AssertionError(f"{manifest} clips in the manifest, {predicted} predicted, {lost} quarantined")
     ablations = run.ablations
     control = ablations.control if ablations else None
     return {
         "test": {name: getattr(scores, name) if scores else None for name in ("waf", "macro_f1", "accuracy")},
         "scores": scores.to_json() if scores else None,
+        **judged(run.scores),
+        "scored_on": run.scored_on,
+        "adopted": int((run.mined.adopted >= 0).sum()),
+        "adoptable": int(run.experiment.pool.sum()),
         "rounds": rounds,
         "modalities": {
             name: {"test_waf": run.test_waf(label)}
             for name, label in (ablations.modalities if ablations else {}).items()
         },
         "control": {"test_waf": None if control is None else run.test_waf(control)},
-        "counts": {"manifest": manifest, "predicted": predicted, "quarantined": lost},
+        "counts": count(run.brought, run.extraction, len(run.experiment.features.clip_ids)),
         "quarantine": count_errors(run.extraction),
         "seconds": seconds(journal),
         "seed": run.settings.seed,
     }
+
+
+def judged(scores: Scores | None) -> dict[str, Any]:
+    """The figures of ``metrics.json`` that say whether labels are better than chance, all null where none is scored."""
+    found = verdict.judge(scores)
+    if found is None:
+        return {"chance": None, "above_chance": None, "ensemble": None}
+    ensemble = {"waf": found.waf, "interval": list(found.interval), "num_clips": found.num_clips}
+    return {"chance": found.chance, "above_chance": found.above_chance, "ensemble": ensemble}
+
+
+def count(brought: Brought, extraction: Extraction, num_predicted: int) -> dict[str, int]:
+    """``counts`` of ``metrics.json``; every clip of the manifest is predicted or quarantined."""
+    manifest, lost = len(brought.clips), len(extraction.lost)
+    if manifest != num_predicted + lost:
+        raise AssertionError(f"{manifest} clips in the manifest, {num_predicted} predicted, {lost} quarantined")
+    return {"manifest": manifest, "predicted": num_predicted, "quarantined": lost}
 
 
 def _by_class(run: Run, labels: NDArray[np.int64]) -> dict[str, int]:
@@ -249,7 +233,7 @@ def seconds(journal: Journal) -> dict[str, float]:
 
 def write(run: Run, explained: Explained, run_dir: Store, figures: dict[str, Any]) -> None:
     """Write what a run found; see ``write_all``."""
-    table, form = predictions(run, explained), run.settings.submission.format
+    table, form = predicted(run, explained), run.settings.submission.format
     write_all(run_dir, table, figures, run.brought, run.extraction, form)
 
 
@@ -260,7 +244,7 @@ def write_all(
     brought: Brought,
     extraction: Extraction,
     form: submission.Format,
-    stand_in: str | None = None,
+    stand_in: submission.StandIn | None = None,
 ) -> None:
     """Write predictions, submission and figures. ``quarantine.parquet`` is there already.
 
@@ -269,7 +253,8 @@ def write_all(
     """
     run_dir.write("predictions.parquet", to_parquet(table))
     reasons = why_lost(extraction, [clip.clip_id for clip in brought.clips])
-    made = submission.make(brought.manifest, table, reasons, brought.candidates, form, stand_in)
+    unvoted = predictions.unvoted(table)
+    made = submission.make(brought.manifest, table, reasons, brought.candidates, form, stand_in, unvoted)
     run_dir.write("submission.csv", made.submission)
     run_dir.write("submission_fallback.csv", made.fallback)
     run_dir.write("metrics.json", json.dumps(figures, indent=1, ensure_ascii=False).encode())

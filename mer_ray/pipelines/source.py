@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mer_ray.errors import ConfigError
 from mer_ray.evaluation import submission
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.session import resolve_run_dir
-from mer_ray.types import Clip, Split
+from mer_ray.types import Clip
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,17 @@ def load(settings: MineConfig, run_dir: Store, console: Console, to_learn: bool 
         settings: what it points to.
         run_dir: where the demo's clips are made.
         console: where their making is shown.
-        to_learn: whether something is to be learnt; else clips need no label, and labelled ones become test clips.
+        to_learn: whether something is to be learnt; else clips need no label, and labelled ones are candidates too.
 
     Raises:
         InputError: the manifest, a layout, a feature file or the candidates' list cannot be used.
     """
     data, folder = _with_demo(settings, run_dir, console)
     source = layouts.load(data, settings.labels, require_labels=to_learn)
-    manifest = source.manifest if to_learn else _to_test(source.manifest)
-    listed = settings.submission.candidates
+    manifest, listed = source.manifest, settings.submission.candidates
     candidates = submission.read_candidates(listed) if listed else source.candidates
+    if candidates is None and not to_learn:
+        candidates = tuple(clip.clip_id for clip in manifest.clips)
     return Brought(manifest, source.features, submission.check_candidates(manifest, candidates), folder)
 
 
@@ -102,11 +103,6 @@ def clips(settings: ExtractionConfig, run_dir: Store, console: Console, require_
         raise ConfigError("data.features are vectors already: there is nothing to extract; name clips with media")
     data, _ = _with_demo(settings, run_dir, console)
     return layouts.load(data, settings.labels, require_labels, use_features=False).manifest
-
-
-def _to_test(manifest: Manifest) -> Manifest:
-    clips = (replace(clip, split=Split.TEST) if clip.split is Split.TRAIN else clip for clip in manifest.clips)
-    return replace(manifest, clips=tuple(clips))
 
 
 def vectors(brought: Brought, room: Room) -> tuple[ready.Loaded, ...]:

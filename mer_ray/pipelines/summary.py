@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mer_ray.data.storage import Store
+from mer_ray.evaluation.verdict import Verdict
 from mer_ray.pipelines.features import Quarantined
 from mer_ray.runtime.materialise import Made
 
@@ -23,6 +24,7 @@ def show(console: Console, metrics: dict[str, Any], work: dict[str, dict[str, fl
         work: seconds and clips of each step over all starts of the run.
         run_dir: where the report is.
     """
+    _warn_of_chance(console, metrics)
     console.print(_scores(metrics))
     console.print(_speed(work))
     counts = metrics["counts"]
@@ -76,6 +78,7 @@ def show_prediction(console: Console, metrics: dict[str, Any], run_dir: Store) -
         metrics: what its ``metrics.json`` holds.
         run_dir: where the predictions are.
     """
+    _warn_of_chance(console, metrics)
     table = Table("label", "clips", title="Labels given")
     for label, count in metrics["labels"].items():
         table.add_row(label, str(count))
@@ -95,6 +98,13 @@ def show_prediction(console: Console, metrics: dict[str, Any], run_dir: Store) -
         f"predictions: {run_dir.path('predictions.parquet')}",
         soft_wrap=True,
     )
+
+
+def _warn_of_chance(console: Console, metrics: dict[str, Any]) -> None:
+    """Say first when the labels are no better than chance."""
+    if metrics["above_chance"] is False:
+        told = Verdict(**metrics["ensemble"], chance=metrics["chance"]).told
+        console.print(f"[red]{told}[/]", soft_wrap=True)
 
 
 def _scores(metrics: dict[str, Any]) -> Table:

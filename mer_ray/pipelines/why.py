@@ -66,7 +66,6 @@ def gather(run_dir: Store, clip_id: str, with_faces: bool) -> Story:
     row = found[0]
     rounds = tuple(_rounds(run_dir / "rounds", clip_id))
     transcript, faces = _upstream(run_dir, clip_id, with_faces)
-    adopted = row.get("round")
     clip = ClipReport(
         clip_id=clip_id,
         group=row["split"],
@@ -79,7 +78,7 @@ def gather(run_dir: Store, clip_id: str, with_faces: bool) -> Story:
         nearest=tuple(zip(row.get("nearest") or (), row.get("nearest_given") or (), strict=True)),
         transcript=transcript,
         faces=faces,
-        round_adopted=adopted - 1 if adopted else None,
+        round_adopted=row.get("round"),
     )
     return Story(str(run_dir), row["split"], clip, _columns(row, "prob_"), rounds, errors)
 

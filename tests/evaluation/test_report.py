@@ -133,7 +133,10 @@ def sample() -> ReportData:
         config_digest="0f3a9c2d77e1b645",
         when="21 November 2026, 14:05 UTC",
         versions={"mer_ray": "0.1.0", "Python": "3.11.2", "torch": "2.14.1", "ray": "2.60.0"},
-        counts=Counts(manifest=600, predicted=591, quarantined=9, labelled=120, unlabelled=360, test=120),
+        counts=Counts(
+            manifest=600, predicted=591, quarantined=9, labelled=120, unlabelled=360, test=120,
+            adoptable=352, adopted=158,
+        ),
         classes=CLASSES,
         scored_on="test",
         scores=scores(),
@@ -171,8 +174,8 @@ def test_says_what_came_out(page: Page) -> None:
     assert data.scores is not None
     assert f"raised the weighted F1 from 67.2 to {100 * data.scores.waf:.1f} on 118 test clips" in page.text
     assert "591 of 600 clips now have a label" in page.text
-    adopted = 147 + 65
-    assert f"Learning from {adopted} clips" in page.text, "the clips voted for round 3 count only if it was kept"
+    assert "Learning from 158 of the 352 unlabelled clips, those that the learners agreed on, raised" in page.text
+    assert "158of 352 unlabelled clips" in page.text, "the tile says the same"
 
 
 def test_holds_every_part_of_the_data(page: Page) -> None:
@@ -258,7 +261,9 @@ def test_a_refused_round_is_told_with_its_reason_once(page: Page) -> None:
 
 def test_without_optional_parts_it_still_reads() -> None:
     whole = sample()
-    data = ReportData(whole.title, 0, "d", "today", {}, Counts(10, 10, 0, 10, 0, 0), CLASSES, "out-of-fold", None, ())
+    data = ReportData(
+        whole.title, 0, "d", "today", {}, Counts(10, 10, 0, 10, 0, 0, 0, 0), CLASSES, "out-of-fold", None, ()
+    )
     page = Page(render(data))
     assert "10 of 10 clips now have a label. No clip had a label to score them by." in page.text
     assert not page.all("svg")
@@ -276,6 +281,21 @@ def test_a_loss_is_not_sold_as_a_gain() -> None:
     text = Page(render(dataclasses.replace(sample(), scores=scores(right=0.3)))).text
     assert "did not help" in text
     assert "raised" not in text
+
+
+def test_test_clips_are_named_where_they_may_be_adopted() -> None:
+    text = Page(render(dataclasses.replace(sample(), adopts_test=True))).text
+    assert "Learning from 158 of the 352 unlabelled and test clips" in text
+    assert "Unlabelled and test clips that the learners agreed on" in text
+
+
+def test_a_result_no_better_than_chance_is_told_before_all_else() -> None:
+    data = dataclasses.replace(sample(), scores=scores(right=0.0))
+    headline = next(re.finditer(r'<p class="lead">(.*?)</p>', render(data)))[1]
+    assert headline.startswith("No better than chance: on 118 clips the weighted F1 is ")
+    assert headline.endswith("591 of 600 clips now have a label.")
+    assert "raised" not in headline
+    assert "better than chance" not in render(sample())
 
 
 def test_the_same_data_gives_the_same_page() -> None:

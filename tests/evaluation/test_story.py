@@ -34,6 +34,8 @@ def test_the_headline_says_who_what_and_when():
     assert "a007 is labelled anger: 1 of 2 learners say so." in told
     assert "rests on audio: without it the label loses 25.0 points" in told
     assert "adopted for training after round 0, as anger" in told
+    unused = dataclasses.replace(STORY, clip=dataclasses.replace(CLIP, round_adopted=None))
+    assert "adopted" not in stories.headline(unused), "the round that would have learnt from it was refused"
     doubted = dataclasses.replace(STORY, clip=dataclasses.replace(CLIP, given_label="worry", without={}))
     assert "The manifest says worry" in stories.headline(doubted)
     assert "rests" not in stories.headline(doubted)
@@ -55,6 +57,12 @@ def test_every_part_is_on_the_page_and_nothing_from_outside():
     assert len(re.findall("<svg", page)) == 3
     assert "script" not in page.split("</style>")[1]
     assert not re.search(r"""(src|href|url|@import)\s*[=(]\s*["']?\s*(https?:|//)""", page)
+
+
+def test_a_labelled_clip_was_trained_on_only_in_a_run_of_its_own():
+    own = dataclasses.replace(STORY, split="train")
+    assert "was trained on" in stories.render(own)
+    assert "was trained on" not in stories.render(dataclasses.replace(own, rounds=())), "a prediction trains on nothing"
 
 
 def test_hostile_text_comes_out_harmless():

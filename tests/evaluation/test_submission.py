@@ -47,9 +47,9 @@ def test_every_clip_that_is_not_for_training_once_joined_by_name():
 
 
 def test_a_stand_in_is_named_where_nothing_is_trained_on():
-    assert submission.make(MANIFEST, table(), QUARANTINED, ["u1"], stand_in="worry").submission.endswith(
-        b"u1,worried\n"
-    )
+    assert submission.make(
+        MANIFEST, table(), QUARANTINED, ["u1"], stand_in=submission.StandIn("worry", 0.0)
+    ).submission.endswith(b"u1,worried\n")
 
 
 def test_the_candidates_give_the_order_and_the_choice(tmp_path):
@@ -104,6 +104,20 @@ def test_mer2023_writes_the_valence():
         ["u2", "neutral", "-1"],
         ["u3", "happy", "0.25"],
     ]
+
+
+def test_a_stand_in_brings_its_own_valence():
+    stand_in = submission.StandIn("worry", -0.5)
+    predicted = table(valence=[0.25] * 6)
+    made = submission.make(MANIFEST, predicted, QUARANTINED, ["u1"], form="mer2023", stand_in=stand_in)
+    assert rows(made.submission)[1] == ["u1", "worried", "-0.5"]
+
+
+def test_a_prediction_that_no_learner_made_is_listed_and_kept():
+    made = submission.make(MANIFEST, table(), QUARANTINED, unvoted={"u2", "t1"})
+    assert rows(made.submission)[3] == ["u2", "neutral"]
+    assert made.fallback == b"name,reason\nu1,no_streams\nu2,no learner could vote\n", "t1 is no candidate"
+    assert made.num_fallback == 2
 
 
 @pytest.mark.parametrize("columns", [{}, {"valence": [0.25, None, 0.0, 3.0, 0.0, 0.0]}])

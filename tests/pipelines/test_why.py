@@ -87,7 +87,7 @@ def test_a_table_without_parts_has_no_cell(tmp_path):
 
 def test_why_tells_rounds_votes_modalities_and_neighbours_of_a_clip(mined_vectors, predictions, tmp_path, capsys):
     own, run_dir = predictions, mined_vectors / "run"
-    adopted = own.index[own["round"] > 0][0]
+    adopted = own.index[own["round"].notna()][0]
     code, told = ask(capsys, f"run.dir={run_dir}", f"clip={adopted}", f"html={tmp_path}/out/why.html")
     assert code == 0, told
     selected = pq.read_table(run_dir / "rounds/00/selected.parquet").to_pandas()
