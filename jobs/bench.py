@@ -1,4 +1,4 @@
-"""Benchmarks: ``python jobs/bench.py NAME [--json FILE] [key=value ...]``; each one's docstring names its figures."""
+"""Benchmarks: ``jobs/bench.py NAME [--json FILE] [key=value ...]``; each one's docstring names its figures."""
 
 from __future__ import annotations
 

@@ -6,13 +6,17 @@ import pandas as pd
 
 CLASSES = ("anger", "happiness", "worry")
 QUICK = ("fit.epochs=8", "fit.folds=2", "fit.standardise=fold", "mining.rounds=1")
-LIGHT = "encoders={logmel: {plugin: logmel}, hog: {plugin: hog, pooling: mean_std}, ngrams: {plugin: ngrams}}"
+DEMO = (
+    "data.demo={num_clips: 30, labelled: 0.4}",
+    "encoders={logmel: {plugin: logmel}, hog: {plugin: hog, pooling: mean_std}, ngrams: {plugin: ngrams}}",
+    "faces.fps=2",
+)
 
 
 def of_clips(folder):
     """30 clips of the demo, one of them quarantined: denoised voices, faces, transcripts; a round after round 0."""
-    demo = ["data.demo={num_clips: 30, labelled: 0.4}", LIGHT, "faces.fps=2", f"run.dir={folder}/run"]
-    assert in_process.run("mine", *demo, *QUICK, "evaluation.ablations=false", "mining.guard=false") == 0
+    told = ("evaluation.ablations=false", "mining.guard=false", f"run.dir={folder}/run")
+    assert in_process.run("mine", *DEMO, *QUICK, *told) == 0
     return folder / "run"
 
 

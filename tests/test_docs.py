@@ -27,34 +27,54 @@ from mer_ray.errors import ClipError
 from mer_ray.mining.base import Context
 
 ROOT = Path(config.REPOSITORY)
-JOBS = (MineConfig, ExtractConfig, ProbeConfig, TuneConfig, TrainConfig, PredictConfig, WhyConfig)
+JOBS = {
+    "mine": MineConfig,
+    "extract": ExtractConfig,
+    "probe": ProbeConfig,
+    "tune": TuneConfig,
+    "train_encoder": TrainConfig,
+    "predict": PredictConfig,
+    "why": WhyConfig,
+}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = re.findall(r"```python\n(# (mer_ray/(\w+)/(\w+)\.py)\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def documented_keys() -> set[str]:
-    rows = [row for job in JOBS for row in config.describe(job)]
-    rows += config.describe(EncoderConfig, "encoders.NAME.")
-    return {key for key, _, _ in rows}
+    return {key for job in JOBS.values() for key in rows(job)} | set(rows(EncoderConfig, "encoders.NAME."))
 
 
-def test_every_key_is_documented_with_its_default_and_meaning() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    rows = [
-        *(row for job in JOBS for row in config.describe(job)),
-        *config.describe(EncoderConfig, "encoders.NAME."),
-        *config.describe(LearnerConfig),
-    ]
-    for key, default, meaning in rows:
-        shown = f"`{default}`" if default else ""
-        row = f"| `{key}` | {shown} | {meaning.replace('<', '&lt;')} |"
-        assert row in page.replace(r"\|", "|"), f"docs/configuration.md lacks or misstates {key}"
+def rows(model: type[config.Section], prefix: str = "") -> dict[str, str]:
+    """The documented row of each key of a config."""
+    return {
+        key: f"| `{key}` | {f'`{default}`' if default else ''} | {meaning.replace('<', '&lt;')} |"
+        for key, default, meaning in config.describe(model, prefix)
+    }
 
 
-def test_no_key_is_documented_that_does_not_exist() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    known = documented_keys() | {key for key, _, _ in config.describe(LearnerConfig)}
-    assert set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)) == known
+def documented_tables() -> dict[str, set[frozenset[str]]]:
+    """The tables of keys in docs/configuration.md, each as its rows, by the job that their part is about."""
+    page = (ROOT / "docs" / "configuration.md").read_text().replace(r"\|", "|")
+    parts = re.split(r"^## .*`jobs/(\w+)\.py`.*$", page, flags=re.MULTILINE)[1:]
+    table = re.compile(r"^\| key \| default \| meaning \|\n\|---\|---\|---\|\n((?:\|.*\n?)+)", re.MULTILINE)
+    return {
+        job: {frozenset(body.splitlines()) for body in table.findall(text)}
+        for job, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def test_every_key_is_documented_in_its_place_with_its_default_and_meaning_and_no_other() -> None:
+    mine = rows(MineConfig)
+    sections: dict[str, set[str]] = {}
+    for key, row in mine.items():
+        sections.setdefault(key.partition(".")[0] if "." in key else "", set()).add(row)
+    each = (rows(EncoderConfig, "encoders.NAME."), rows(LearnerConfig))
+    expected = {job: {frozenset(rows(model)[key] for key in rows(model).keys() - mine)} for job, model in JOBS.items()}
+    expected["mine"] = {frozenset(table) for table in (*sections.values(), *(one.values() for one in each))}
+    found = documented_tables()
+    assert found.keys() == expected.keys()
+    for job, tables in expected.items():
+        assert found[job] == tables, f"docs/configuration.md, jobs/{job}.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -64,7 +84,7 @@ def test_commands_name_real_keys_and_files(page: Path) -> None:
     for key in re.findall(rf"(?<![\w./$-])((?:{sections})(?:\.[\w<>]+)+)=", text):
         general = re.sub(r"^encoders\.\w+\.", "encoders.NAME.", key)
         general = re.sub(
-            r"^(data\.modalities|search\.space|encoders\.NAME\.options)\..*|^(.*)\.(?:name|options\b.*)$",
+            r"^(data\.modalities|search\.space|(?:encoders\.NAME|task)\.options)\..*|^(?!task)(.*)\.(?:name|options\b.*)$",
             r"\1\2",
             general,
         )
@@ -122,3 +142,10 @@ def test_the_readmes_strategy_keeps_the_contract(tmp_path: Path) -> None:
     assert selection.label.tolist() == [0, 1]
     assert selection.agreement.tolist() == [2, 1]
     assert strategy.select(votes[:, :0], Context.even(2, 2)).clip.tolist() == []
+
+
+def test_what_a_user_is_told_to_type_names_the_environments_python() -> None:
+    told = [*PAGES, *config.CONFIGS.rglob("*.yaml"), *(ROOT / "mer_ray").rglob("*.py")]
+    for path in told:
+        bare = re.findall(r"(?<!bin/)(?<!-- )python (?:jobs/|-c |-m pytest).*", path.read_text(encoding="utf-8"))
+        assert not bare, f"{path.relative_to(ROOT)}: {bare}"

@@ -82,7 +82,7 @@ def _help(name: str | None) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     console = Console(highlight=False)
-    usage = f"usage: python jobs/bench.py {name or 'NAME'} [--json FILE] [key=value ...]\n"
+    usage = f"usage: .venv/bin/python jobs/bench.py {name or 'NAME'} [--json FILE] [key=value ...]\n"
     console.print(usage, markup=False, soft_wrap=True)
     grid = Table(box=None, pad_edge=False)
     if name is None:

@@ -32,6 +32,7 @@ from mer_ray.config.sections import (
     Section,
     SubmissionConfig,
     TablesConfig,
+    TaskConfig,
     TranscribeConfig,
 )
 
@@ -68,6 +69,7 @@ __all__ = [
     "SubmissionConfig",
     "T",
     "TablesConfig",
+    "TaskConfig",
     "TrainConfig",
     "TranscribeConfig",
     "TuneConfig",
@@ -136,7 +138,7 @@ class TrainConfig(ExtractionConfig):
     """Everything ``jobs/train_encoder.py`` can be told; ``encoders`` are not read."""
 
     name: str = Field("trained", description="what the encoder is called where it is used")
-    task: PluginConfig = PluginConfig(name="")
+    task: TaskConfig = TaskConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     log: LoggersConfig = LoggersConfig()
 

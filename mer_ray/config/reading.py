@@ -56,7 +56,7 @@ def digest(value: BaseModel | dict[str, Any] | list[Any]) -> str:
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every key of a config with its default and its meaning, for ``--help`` and the docs."""
+    """Every key of a config with its default, on one line, and its meaning: for ``--help`` and the docs."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section) and inner is not PluginConfig:
@@ -64,7 +64,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
         else:
             default = field.get_default(call_default_factory=True)
             shown = default.name if isinstance(default, PluginConfig) else default
-            yield f"{prefix}{name}", "" if field.is_required() else str(shown), field.description or ""
+            told = "" if field.is_required() else str(shown).replace("\n", r"\n")
+            yield f"{prefix}{name}", told, field.description or ""
 
 
 def _jobs(model: type[JobConfig]) -> Iterator[type[JobConfig]]:

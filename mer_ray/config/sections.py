@@ -29,6 +29,13 @@ class PluginConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
 
 
+class TaskConfig(PluginConfig):
+    """The training task: a plug-in that must be named, for there is no task to fall back on."""
+
+    name: str = Field("", description="training task: a file in mer_ray/tasks; docs/training.md")
+    options: dict[str, Any] = Field(default_factory=dict, description="fields of the task's Config")
+
+
 class RunConfig(Section):
     dir: str = Field("runs/demo", description="run directory, local or s3://")
 

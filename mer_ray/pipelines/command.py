@@ -103,7 +103,7 @@ def _guarded(act: Callable[[], int]) -> int:
 def _help(job: str, about: str, model: type[config.Section], lists: bool) -> None:
     console = Console(highlight=False)
     flags = "[--config FILE] [--dry-run] [--list]" if lists else "[--config FILE] [--dry-run]"
-    console.print(f"usage: python jobs/{job}.py {flags} [key.sub=value ...]\n\n{about}\n", markup=False)
+    console.print(f"usage: .venv/bin/python jobs/{job}.py {flags} [key.sub=value ...]\n\n{about}\n", markup=False)
     shipped = ", ".join(path.name for path in sorted(config.CONFIGS.glob("*.yaml")))
     console.print(f"--config FILE  a YAML file; of several, the later ones win; shipped: {shipped}", markup=False)
     console.print("--dry-run      say what would be made, the disk and the time it needs, and stop", markup=False)

@@ -78,7 +78,8 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
     _write(searched, settings, brought, experiment, run_dir)
     _show(console, searched)
     console.print(
-        f"mine with the best: python jobs/mine.py --config {run_dir.path(BEST)}\nreport: {run_dir.path('tune.html')}",
+        f"mine with the best: .venv/bin/python jobs/mine.py --config {run_dir.path(BEST)}\n"
+        f"report: {run_dir.path('tune.html')}",
         soft_wrap=True,
     )
     journal.event("run_done", best=searched.best.number, oof_waf=searched.best.objective)
