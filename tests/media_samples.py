@@ -55,6 +55,8 @@ def write_media(
             if cover:
                 video.disposition = av.stream.Disposition.attached_pic
         sound = out.add_stream(audio_codec, rate=rate, layout="mono") if audio is not None else None
+        if sound is not None and audio_codec == "wmav2":
+            sound.bit_rate = 64_000  # it has no rate of its own
         for image in frames if frames is not None else []:
             out.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         if video is not None:

@@ -9,6 +9,7 @@ Shapes: S samples, F frames.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,23 @@ MIN_SECONDS = 0.2
 _SLACK_SECONDS = 1.0  # by how much a stream may outlast its limit while it is decoded
 _GUESSED_DURATION = frozenset({"mp3", "aac"})  # their headers hold none: FFmpeg guesses from the bit rate
 _MIX = {"rematrix_maxval": "1.0"}  # the mean of the channels: for float samples FFmpeg would amplify them by 1.4
-_BOX_TYPES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+
+_FIRST_BYTES = {
+    "matroska": rb"\x1a\x45\xdf\xa3",
+    "mp4": rb".{4}(ftyp|moov|mdat|free|skip|wide|pnot|styp)",
+    "avi": rb"RIFF.{4}AVI ",
+    "wav": rb"(RIFF|RF64).{4}WAVE",
+    "aiff": rb"FORM.{4}AIF[FC]",
+    "flac": rb"fLaC",
+    "ogg": rb"OggS",
+    "flv": rb"FLV\x01",
+    "asf": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",  # its header's GUID
+    "mpegts": rb"(\x47.{187}){2}\x47|(.{4}\x47.{187}){2}.{4}\x47",  # packets of 188 bytes, or 192 in M2TS and AVCHD
+    "mpeg": rb"\x00\x00\x01\xba[\x20-\x2f\x40-\x7f]",  # a pack of MPEG-1, or of MPEG-2
+    "aac": rb"\xff[\xf0\xf1\xf8\xf9]",
+    "mp3": rb"ID3|\xff[\xe0-\xff].",
+}
+"""What a file of each admitted format starts with, by FFmpeg's name of the format; the first that fits is it."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +89,13 @@ def sniff(head: bytes) -> str:
     >>> sniff(b"RIFF....WAVEfmt ")
     'wav'
     """
-    starts = {b"\x1a\x45\xdf\xa3": "matroska", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
-    for magic, name in starts.items():
-        if head.startswith(magic):
+    for name, start in _FIRST_BYTES.items():
+        if re.match(start, head, re.DOTALL):
             return name
-    if head[4:8] in _BOX_TYPES:
-        return "mp4"
-    if head[:4] in {b"RIFF", b"RF64"} and head[8:12] in {b"WAVE", b"AVI "}:
-        return "wav" if head[8:12] == b"WAVE" else "avi"
-    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
-        return "mpegts"
-    if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "aac" if head[1] & 0xF6 == 0xF0 else "mp3"
     raise ClipError(
         Reason.FORBIDDEN_FORMAT,
-        f"the file starts with {head[:12]!r}; admitted are mp4, mov, matroska, webm, avi, wav, flac, mp3, aac, ogg, ts",
+        f"the file starts with {head[:12]!r}; admitted are mp4, mov, matroska, webm, avi, mpg, ts, mts, flv, asf, wmv, "
+        "wav, aiff, flac, mp3, aac, ogg",
     )
 
 
@@ -281,18 +290,36 @@ def _timed(
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their seconds since the first one, held to the limits whatever the headers said."""
     stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-    rate = float(stream.average_rate or 25)
-    first: float | None = None
+    clock = _Clock(float(1 / (stream.average_rate or 25)))
     for count, frame in enumerate(_decoded(container, stream, stream.decode, damage)):
-        time = frame.time if frame.time is not None else count / rate
-        first = time if first is None else first
-        seconds = max(0.0, time - first)
+        seconds = clock.seconds(frame.time)
         _check_pixels(frame.width, frame.height, limits)
         if seconds > limits.max_seconds + _SLACK_SECONDS:
             raise ClipError(Reason.TOO_LONG, f"the video stream outlasts {limits.max_seconds:g} s")
         if count > limits.max_frames_per_second * (seconds + _SLACK_SECONDS):
             _raise_too_fast(f"{count} frames in {seconds:.2f} s", limits)
         yield seconds, frame
+
+
+class _Clock:
+    """Seconds since the first frame. A frame without a time follows the one before; so does a clock that is set back.
+
+    Program streams leave times out, and files of either MPEG stream may be joined end to end, each with its own times.
+    """
+
+    def __init__(self, step: float) -> None:
+        self._step = step
+        self._last = -step
+        self._start: float | None = None
+
+    def seconds(self, time: float | None) -> float:
+        if time is None:
+            self._last += self._step
+            return self._last
+        if self._start is None or time - self._start < self._last - _SLACK_SECONDS:
+            self._start = time - (self._last + self._step)
+        self._last = max(0.0, time - self._start)
+        return self._last
 
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ class DenoiseStage(Stage):
     """
 
     name = "audio"
-    version = 1
+    version = 2
     reads = ("clip",)
 
     def __init__(self, media: MediaConfig, denoise: DenoiseConfig, clip_seconds: float) -> None:

@@ -48,7 +48,7 @@ class FacesStage(Stage):
     """
 
     name = "faces"
-    version = 1
+    version = 2
     reads = ("clip",)
 
     def __init__(self, media: MediaConfig, faces: FacesConfig, clip_seconds: float) -> None:
