@@ -54,7 +54,7 @@ from importlib import machinery
 
 class Finder(machinery.PathFinder):
     "As if neither the modules nor what pip knows of them were there."
-    missing = set("ray deepspeed opensmile open_clip pandas joblib sklearn skimage noisereduce matplotlib".split())
+    missing = set("ray deepspeed opensmile open_clip pandas joblib sklearn".split())
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
