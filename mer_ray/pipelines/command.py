@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -19,6 +24,8 @@ from rich.table import Table
 
 from mer_ray import config
 from mer_ray.errors import InputError, MerRayError
+
+_ONE_STOP_SECONDS = 1.0
 
 
 def main(
@@ -31,7 +38,10 @@ def main(
     texts: Sequence[str] = (),
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse the command line, load the config, run the job; the exit code (DESIGN section 3).
+    """Parse the command line, load the config, run the job; the exit code.
+
+    It is 0, or 3 when too many clips were quarantined; 2 of bad input or config, 1 of any other failure; 130 of Ctrl-C
+    (SIGINT) and 143 of SIGTERM, after which the same command continues.
 
     Args:
         job: its name: ``run`` of that pipeline is called with the config and whether it is a dry run.
@@ -81,23 +91,60 @@ def _quoted(override: str, texts: Sequence[str]) -> str:
 
 
 def _guarded(act: Callable[[], int]) -> int:
-    """What ``act`` returns, or the exit code of its error, which is told in one line."""
+    """What ``act`` returns, or the exit code of its error or of the signal that ended it, which is told in one line."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    with _noted_signals() as came:
+        try:
+            return act()
+        except BaseException as error:  # noqa: BLE001 - the last line must say why, also in the log of a submitted job
+            if came or isinstance(error, KeyboardInterrupt | SystemExit):
+                errors.print("stopped; the same command continues")
+                return 128 + (came[0] if came else _signal_of(error))
+            return _told(error, errors)
+
+
+def _told(error: BaseException, errors: Console) -> int:
+    if isinstance(error, MerRayError):
+        kind = "error" if isinstance(error, InputError) else "failed"
+        errors.print(f"[bold red]{kind}:[/] {_escape(str(error))}")
+        return error.exit_code
+    traceback.print_exception(error, file=sys.stderr)
+    errors.print(f"[bold red]failed:[/] {_escape(f'{type(error).__name__}: {error}')}")
+    return 1
+
+
+def _signal_of(error: BaseException) -> int:
+    """Of an end without a noted signal: Ray, while it starts, leaves by SystemExit on SIGTERM."""
+    return signal.SIGTERM if isinstance(error, SystemExit) else signal.SIGINT
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """The signals that asked this process to stop in the block, each of which raises KeyboardInterrupt where it is.
+
+    That is what Ray lets through its own code, though not as which kind and sometimes inside another exception, so the
+    list says what came. What comes twice at once, from the terminal and from a program that started this one, is one.
+    Only the main thread gets signals; in another the list stays empty.
+    """
+    came: list[int] = []
+    last = -math.inf
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        came.append(number)
+        if last - before > _ONE_STOP_SECONDS:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return act()
-    except InputError as error:
-        errors.print(f"[bold red]error:[/] {_escape(str(error))}")
-        return error.exit_code
-    except MerRayError as error:
-        errors.print(f"[bold red]failed:[/] {_escape(str(error))}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command continues")
-        return 1
-    except Exception as error:  # noqa: BLE001 - the last line must say why, also in the log of a submitted job
-        traceback.print_exc(file=sys.stderr)
-        errors.print(f"[bold red]failed:[/] {_escape(f'{type(error).__name__}: {error}')}")
-        return 1
+        yield came
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _help(job: str, about: str, model: type[config.Section], lists: bool) -> None:

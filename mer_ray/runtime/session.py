@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private import auto_init_hook
 
 from mer_ray.config import RuntimeConfig
 from mer_ray.errors import MerRayError
@@ -24,16 +27,41 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     """
     was_there = ray.is_initialized()
     if not was_there:
-        _connect(runtime)
+        with _own_handler():
+            _connect(runtime)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     try:
         yield
+    except BaseException:
+        _hush()
+        raise
     finally:
         if not was_there:
             ray.shutdown()
+
+
+def _hush() -> None:
+    """What still runs on Ray in other threads meets its end; that is no news, and must not start another Ray."""
+    auto_init_hook.enable_auto_connect = False
+    for name in ("ray", "ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """What the process does on SIGTERM stays as it was; Ray, once connected, would end it with a code of its own.
+
+    Until then Ray's handler stands, which takes down what has started.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def _connect(runtime: RuntimeConfig) -> None:
