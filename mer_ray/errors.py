@@ -33,6 +33,10 @@ class PluginError(InputError):
     """A plug-in is unknown, or lacks a dependency or its weights."""
 
 
+class NotHereError(PluginError):
+    """Weights are not on this machine, and were not to be fetched; see ``pretrained.weights.only_here``."""
+
+
 class ShapeError(MerRayError, ValueError):
     """Arrays of a shape or type that the called function does not take."""
 

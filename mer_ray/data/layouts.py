@@ -28,7 +28,13 @@ class Source:
     candidates: tuple[str, ...] | None = None
 
 
-def load(config: DataConfig, labels: Labels, require_labels: bool = True, use_features: bool = True) -> Source:
+def load(
+    config: DataConfig,
+    labels: Labels,
+    require_labels: bool = True,
+    use_features: bool = True,
+    require_media: bool = True,
+) -> Source:
     """Read what ``config`` points to, and check all of it before any work.
 
     The demo's clips are made first (``data.demo``) and then read as a manifest.
@@ -38,6 +44,7 @@ def load(config: DataConfig, labels: Labels, require_labels: bool = True, use_fe
         labels: the classes; see ``manifest.read``, also for ``require_labels``.
         require_labels: whether something is to be learnt.
         use_features: look for ready features; without them the media must be there.
+        require_media: False for clips of a manifest whose media are still to be made.
 
     Raises:
         ConfigError: ``data.manifest`` or ``data.root`` is missing, or the layout is ``demo``.
@@ -48,7 +55,9 @@ def load(config: DataConfig, labels: Labels, require_labels: bool = True, use_fe
     features = _features(config) if use_features else ()
     if config.layout == "manifest":
         path = _needed(config.manifest, "data.manifest", "a CSV or Parquet file with a column clip_id")
-        source = Source(manifest.read(path, config.media_root, labels, not features, require_labels), features)
+        source = Source(
+            manifest.read(path, config.media_root, labels, require_media and not features, require_labels), features
+        )
     elif config.layout == "mertools":
         root = _needed(config.root, "data.root", "the folder of a MER2024, MER2025 or MERTools set")
         clips, candidates = mertools.read(root, config.media_root, labels, not features, require_labels)

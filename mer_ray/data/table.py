@@ -108,7 +108,10 @@ class Table:
         return self.store.exists(part_name(clip_ids, keys))
 
     def index(
-        self, keys: Mapping[str, str], on_corrupt: Callable[[str, str], None] = lambda part, why: None
+        self,
+        keys: Mapping[str, str],
+        on_corrupt: Callable[[str, str], None] = lambda part, why: None,
+        touch: bool = True,
     ) -> dict[str, RowRef]:
         """Where the row of each wanted clip stands; clips without a row are left out.
 
@@ -119,13 +122,15 @@ class Table:
         Args:
             keys: the key of each wanted clip.
             on_corrupt: told the part's name and what is wrong with it.
+            touch: whether such a part is moved; else its rows are missing all the same, and nothing is changed.
         """
         parts = [name for name in self.store.files() if name.endswith(".parquet")]
         refs: dict[str, RowRef] = {}
         with ThreadPoolExecutor(_READERS) as pool:
             for part, rows in zip(parts, pool.map(self._read_keys, parts), strict=True):
                 if isinstance(rows, CorruptPartError):
-                    self.discard(part)
+                    if touch:
+                        self.discard(part)
                     on_corrupt(part, str(rows))
                     continue
                 for row, entry in enumerate(zip(*rows.to_pydict().values(), strict=True)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,10 +57,9 @@ def make(
         OSError: the disk refuses.
     """
     clips = plan(num_clips, seed, labelled)
-    made_of = {"version": VERSION, "num_clips": num_clips, "seed": seed, "labelled": labelled}
-    folder = Path("clips") / digest(made_of)[:8]
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    paths = {clip.clip_id: folder / f"{clip.clip_id}.mp4" for clip in clips}
+    paths = places(clips, num_clips, seed, labelled)
+    for folder in {path.parent for path in paths.values()}:
+        (root / folder).mkdir(parents=True, exist_ok=True)
     missing = [clip for clip in clips if not (root / paths[clip.clip_id]).exists()]
     done = len(clips) - len(missing)
     for count in _write_all([(clip, root / paths[clip.clip_id]) for clip in missing], workers):
@@ -71,8 +70,15 @@ def make(
     with _whole(root / TRUTH) as beside:
         pq.write_table(truth_table(clips), beside)
     with _whole(root / MANIFEST) as beside:
-        beside.write_text(_manifest(clips, paths), encoding="utf-8")
+        beside.write_text(manifest(clips, paths), encoding="utf-8")
     return root / MANIFEST
+
+
+def places(clips: Sequence[DemoClip], num_clips: int, seed: int, labelled: float) -> dict[str, Path]:
+    """Where ``make`` puts each clip, under its root."""
+    made_of = {"version": VERSION, "num_clips": num_clips, "seed": seed, "labelled": labelled}
+    folder = Path("clips") / digest(made_of)[:8]
+    return {clip.clip_id: folder / f"{clip.clip_id}.mp4" for clip in clips}
 
 
 def truth_table(clips: Sequence[DemoClip]) -> pa.Table:
@@ -116,7 +122,8 @@ def _write_chunk(jobs: Sequence[tuple[DemoClip, Path]]) -> int:
     return len(jobs)
 
 
-def _manifest(clips: Sequence[DemoClip], paths: dict[str, Path]) -> str:
+def manifest(clips: Sequence[DemoClip], paths: Mapping[str, Path]) -> str:
+    """The manifest of clips at these places, as CSV."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -39,12 +39,12 @@ def run(settings: ExtractConfig, dry_run: bool = False) -> int:
     console = Console(highlight=False)
     check(settings)
     run_dir, tables = source.stores(settings)
-    manifest = source.clips(settings, run_dir, console, require_labels=False)
+    manifest = source.clips(settings, run_dir, console, require_labels=False, dry_run=dry_run)
     source.warn(manifest, console)
-    steps = features.plan(settings, manifest.clips, tables)
     if dry_run:
-        estimate.show(estimate.estimate(steps, settings), tables, console)
+        estimate.tell(settings, manifest.clips, tables, console)
         return 0
+    steps = features.plan(settings, manifest.clips, tables)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)

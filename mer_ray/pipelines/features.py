@@ -19,7 +19,7 @@ from mer_ray.data.files import stat_inputs
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
-from mer_ray.errors import ConfigError, InputError, PluginError, Reason
+from mer_ray.errors import ConfigError, InputError, NotHereError, PluginError, Reason
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
@@ -32,6 +32,8 @@ from mer_ray.stages.transcribe import TranscribeStage
 from mer_ray.types import Clip
 
 AUDIO, FACES, TRANSCRIPT, HINT = "audio", "faces", "transcript", "hint"
+NOT_HERE = "its weights are not on this machine yet"
+"""Why a dry run cannot tell of a step, or time it."""
 _ROWS_AT_ONCE = 4096
 
 
@@ -94,15 +96,38 @@ def plan(
     Raises:
         ConfigError, PluginError: an encoder or its options are wrong, or its weights are missing.
     """
-    stages = {stage.name: stage for stage in (_stages(settings) if reads is None else _before(settings, reads))}
-    _check_weights(stages.values())
+    stages = _stages(settings) if reads is None else _before(settings, reads)
+    _refuse(_faults(stages))
+    return _steps(stages, clips, tables)
+
+
+def plan_here(
+    settings: config.ExtractionConfig, clips: Sequence[Clip], tables: Store, reads: Sequence[str] | None = None
+) -> tuple[tuple[Step, ...], dict[str, str]]:
+    """As ``plan``, for ``weights.only_here``: the steps, and of each that is not known here, by name, why not.
+
+    Raises:
+        ConfigError, PluginError: see ``plan``.
+    """
+    stages = _stages(settings) if reads is None else _before(settings, reads)
+    faults = _faults(stages)
+    unknown = {name: NOT_HERE for name, error in faults.items() if isinstance(error, NotHereError)}
+    _refuse({name: error for name, error in faults.items() if name not in unknown})
+    for stage in stages:
+        if stage.name not in unknown and (unmade := [name for name in stage.reads if name in unknown]):
+            unknown[stage.name] = f"it reads {', '.join(unmade)}"
+    return _steps([stage for stage in stages if stage.name not in unknown], clips, tables), unknown
+
+
+def _steps(stages: Iterable[Stage], clips: Sequence[Clip], tables: Store) -> tuple[Step, ...]:
     identities = stat_inputs(clips)
     ordered = sorted(clips, key=lambda clip: (_size(clip, identities), clip.clip_id))
     by_id = {clip.clip_id: clip for clip in clips}
     keys: dict[str, dict[str, str]] = {}
     made_of: dict[str, Table] = {}
     steps = []
-    for name, stage in stages.items():
+    for stage in stages:
+        name = stage.name
         keys[name] = {clip.clip_id: _key(stage, clip, identities, keys) for clip in ordered}
         upstream = [made_of[read] for read in stage.reads if read != "clip" and read in made_of]
         made_of[name] = Table(tables, name, stage.schema, stage.spec | {"version": stage.version}, upstream)
@@ -210,20 +235,28 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"encoders.{name}: the table {name} is what encoders read; call the feature otherwise")
 
 
-def _check_weights(stages: Iterable[Stage]) -> None:
-    """Ask every stage for what it would write, which needs its weights' configuration, and tell all that is missing.
-
-    Raises:
-        PluginError: weights are missing, or of another model.
-    """
-    faults: dict[str, list[str]] = {}
+def _faults(stages: Iterable[Stage]) -> dict[str, InputError]:
+    """Ask every stage for what it would write, which needs its weights' configuration; what is wrong, by stage."""
+    faults = {}
     for stage in stages:
         try:
             _ = stage.schema, stage.spec
         except InputError as error:
-            faults.setdefault(str(error), []).append(stage.name)
-    if faults:
-        raise PluginError("\n".join(f"encoders {', '.join(names)}: {why}" for why, names in faults.items()))
+            faults[stage.name] = error
+    return faults
+
+
+def _refuse(faults: Mapping[str, InputError]) -> None:
+    """Tell all that is missing.
+
+    Raises:
+        PluginError: weights are missing, or of another model.
+    """
+    names: dict[str, list[str]] = {}
+    for name, error in faults.items():
+        names.setdefault(str(error), []).append(name)
+    if names:
+        raise PluginError("\n".join(f"encoders {', '.join(stages)}: {why}" for why, stages in names.items()))
 
 
 def _stages(settings: config.ExtractionConfig) -> list[Stage]:

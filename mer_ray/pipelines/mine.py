@@ -49,13 +49,13 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     console = Console(highlight=False)
     check(settings)
     run_dir, tables = source.stores(settings)
-    brought = source.load(settings, run_dir, console)
+    brought = source.load(settings, run_dir, console, dry_run=dry_run)
     check_learners(settings, brought)
     source.warn(brought.manifest, console)
-    steps = features.plan(settings, brought.clips, tables)
     if dry_run:
-        estimate.show(estimate.estimate(steps, settings), tables, console)
+        estimate.tell(settings, brought.clips, tables, console)
         return 0
+    steps = features.plan(settings, brought.clips, tables)
     room = Room(settings.fit.memory_bytes)
     vectors = source.vectors(brought, room)
     journal = Journal(run_dir)

@@ -52,11 +52,11 @@ def run(settings: PredictConfig, dry_run: bool = False) -> int:
     job = _told(settings, job, ensemble.final, model)
     features.check(job)
     run_dir, tables = source.stores(job)
-    brought = _bring(job, ensemble.final, run_dir, console)
-    steps = features.plan(job, brought.clips, tables)
+    brought = _bring(job, ensemble.final, run_dir, console, dry_run)
     if dry_run:
-        estimate.show(estimate.estimate(steps, job), tables, console)
+        estimate.tell(job, brought.clips, tables, console)
         return 0
+    steps = features.plan(job, brought.clips, tables)
     room = Room(job.fit.memory_bytes)
     vectors = source.vectors(brought, room)
     finished.check_widths(ensemble.final, [loaded.feature for loaded in vectors])
@@ -105,7 +105,7 @@ def _told(settings: PredictConfig, job: MineConfig, final: Final, model: Store) 
     )
 
 
-def _bring(job: MineConfig, final: Final, run_dir: Store, console: Console) -> Brought:
+def _bring(job: MineConfig, final: Final, run_dir: Store, console: Console, dry_run: bool) -> Brought:
     """The new clips, and of their ready features those that the run learnt from.
 
     Raises:
@@ -113,7 +113,7 @@ def _bring(job: MineConfig, final: Final, run_dir: Store, console: Console) -> B
         FeatureFileError: nothing gives a feature that the run learnt from.
     """
     try:
-        brought = source.load(job, run_dir, console, to_learn=False)
+        brought = source.load(job, run_dir, console, to_learn=False, dry_run=dry_run)
     except ManifestError as error:
         raise ManifestError(f"{error}\n(the run's classes: {', '.join(final.class_names)})") from error
     source.warn(brought.manifest, console)

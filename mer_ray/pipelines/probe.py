@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -19,13 +20,14 @@ from rich.table import Table
 from mer_ray import __version__, config, registry
 from mer_ray.config import EncoderConfig, ProbeConfig
 from mer_ray.data.manifest import Manifest
-from mer_ray.errors import ConfigError, MaterialiseError
+from mer_ray.errors import ConfigError, MaterialiseError, NotHereError
 from mer_ray.evaluation import probe_report
 from mer_ray.evaluation.probe_report import Layer, ProbedModel, ProbeReport
 from mer_ray.learners import folds as folds_
 from mer_ray.learners import probe
 from mer_ray.pipelines import estimate, features, results, source
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
+from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal, environment
 from mer_ray.runtime.materialise import Made
@@ -51,16 +53,16 @@ def run(settings: ProbeConfig, dry_run: bool = False) -> int:
     if not settings.encoders:
         raise ConfigError("there is no model to probe: name encoders, e.g. encoders.hubert.plugin=hubert")
     features.check(settings)
-    layers = {name: layers_of(name, encoder, settings) for name, encoder in settings.encoders.items()}
-    probed = {name: _all_layers(encoder, layers[name]) for name, encoder in settings.encoders.items()}
-    settings = settings.model_copy(update={"encoders": probed})
+    layers = _layers(settings, dry_run)
+    probed = {name: _all_layers(settings.encoders[name], chosen) for name, chosen in layers.items()}
+    settings = settings.model_copy(update={"encoders": settings.encoders | probed})
     run_dir, tables = source.stores(settings)
-    manifest = _labelled(source.clips(settings, run_dir, console, require_labels=True))
+    manifest = _labelled(source.clips(settings, run_dir, console, require_labels=True, dry_run=dry_run))
     source.warn(manifest, console)
-    steps = features.plan(settings, manifest.clips, tables)
     if dry_run:
-        estimate.show(estimate.estimate(steps, settings), tables, console)
+        estimate.tell(settings, manifest.clips, tables, console)
         return 0
+    steps = features.plan(settings, manifest.clips, tables)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
@@ -79,6 +81,16 @@ def run(settings: ProbeConfig, dry_run: bool = False) -> int:
         console.print(line, soft_wrap=True)
     journal.event("run_done", counts={"manifest": len(ids), "quarantined": len(lost)})
     return EXIT_TOO_MANY_ERRORS if len(lost) > settings.max_error_fraction * len(ids) else 0
+
+
+def _layers(settings: ProbeConfig, dry_run: bool) -> dict[str, tuple[int, ...]]:
+    """``layers_of`` each encoder; of a dry run, of those whose weights are on this machine."""
+    layers = {}
+    with only_here() if dry_run else nullcontext():
+        for name, encoder in settings.encoders.items():
+            with suppress(NotHereError):
+                layers[name] = layers_of(name, encoder, settings)
+    return layers
 
 
 def layers_of(name: str, encoder: EncoderConfig, settings: ProbeConfig) -> tuple[int, ...]:

@@ -5,8 +5,10 @@ Read ``run`` aloud: the clips; the tables that the task reads; the clips that ca
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,10 @@ from mer_ray import registry
 from mer_ray.config import PluginConfig, TrainConfig
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.storage import Store
-from mer_ray.errors import ConfigError, InputError, LearnerError
+from mer_ray.errors import ConfigError, InputError, LearnerError, NotHereError
 from mer_ray.learners import folds as folding
 from mer_ray.pipelines import curves, estimate, features, source
+from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import StepLine, step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made
@@ -62,11 +65,11 @@ def run(settings: TrainConfig, dry_run: bool = False) -> int:
     """
     console = Console(highlight=False)
     run_dir, tables = source.stores(settings)
-    manifest, task = _brought(settings, run_dir, console)
-    steps = features.plan(settings, manifest.clips, tables, task.reads)
+    manifest, task = _brought(settings, run_dir, console, dry_run)
     if dry_run:
-        estimate.show(estimate.estimate(steps, settings), tables, console)
+        estimate.tell(settings, manifest.clips, tables, console, task.reads)
         return 0
+    steps = features.plan(settings, manifest.clips, tables, task.reads)
     loggers.check(settings.log, run_dir, "log")
     journal = Journal(run_dir)
     journal.open(settings)
@@ -83,20 +86,25 @@ def run(settings: TrainConfig, dry_run: bool = False) -> int:
     return 0
 
 
-def _brought(settings: TrainConfig, run_dir: Store, console: Console) -> tuple[Manifest, Task]:
-    """The clips, and the task with their classes."""
+def _brought(settings: TrainConfig, run_dir: Store, console: Console, dry_run: bool = False) -> tuple[Manifest, Task]:
+    """The clips, and the task with their classes; after a dry run its tiny models are gone, and no weights fetched."""
     if not settings.task.name:
         raise ConfigError(f"task.name is not set; there are: {', '.join(registry.names('tasks'))}")
     task_class = registry.find("tasks", settings.task.name).Task
     deepspeed_config(settings.optimization, settings.optimization.workers)
-    manifest = source.clips(settings, run_dir, console, require_labels=task_class.needs_labels)
+    manifest = source.clips(settings, run_dir, console, require_labels=task_class.needs_labels, dry_run=dry_run)
     source.warn(manifest, console)
     names = manifest.label_space.names if task_class.needs_labels else ()
     _check_classes(names, [clip.label for clip in manifest.clips if clip.split is not Split.TEST])
     config: Any = registry.configure("tasks", settings.task.name, settings.task.options)
-    folder = Path(run_dir.path("tiny")).absolute() if run_dir.is_local else None
-    task: Task = registry.build("tasks", settings.task.name, config.placed(folder), class_names=names)
-    _ = task.identity  # its weights are there
+    with (
+        tempfile.TemporaryDirectory() if dry_run else nullcontext(run_dir.path()) as place,
+        only_here() if dry_run else nullcontext(),
+    ):
+        folder = Path(place, "tiny").absolute() if run_dir.is_local else None
+        task: Task = registry.build("tasks", settings.task.name, config.placed(folder), class_names=names)
+        with suppress(NotHereError):
+            _ = task.identity  # its weights are there
     return manifest, task
 
 

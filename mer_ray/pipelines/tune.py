@@ -54,16 +54,16 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
     console = Console(highlight=False)
     run_dir, tables = source.stores(settings)
     check(settings, run_dir)
-    brought = source.load(settings, run_dir, console)
+    brought = source.load(settings, run_dir, console, dry_run=dry_run)
     mine.check_learners(settings, brought)
     source.warn(brought.manifest, console)
-    steps = features.plan(settings, brought.clips, tables)
     if dry_run:
-        estimate.show(estimate.estimate(steps, settings), tables, console)
+        estimate.tell(settings, brought.clips, tables, console)
         console.print(
             f"Then {settings.search.num_trials} trials of up to {settings.mining.rounds} rounds of mining each."
         )
         return 0
+    steps = features.plan(settings, brought.clips, tables)
     room = Room(settings.fit.memory_bytes)
     vectors = source.vectors(brought, room)
     journal = Journal(run_dir)

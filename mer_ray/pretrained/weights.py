@@ -18,7 +18,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +29,7 @@ from filelock import FileLock
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mer_ray.data.storage import Store
-from mer_ray.errors import PluginError
+from mer_ray.errors import NotHereError, PluginError
 
 RANDOM = "random:"
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.tiktoken", "vocab.bpe")
@@ -77,6 +79,22 @@ class Weights(BaseModel):
         return bool(_HUB_NAME.fullmatch(self.source))
 
 
+_ONLY_HERE: ContextVar[bool] = ContextVar("only_here", default=False)
+
+
+@contextmanager
+def only_here() -> Iterator[None]:
+    """In the block nothing is asked of a network or put into a cache, and no model's own code is run.
+
+    What that takes raises ``NotHereError`` instead. A dry run works so.
+    """
+    token = _ONLY_HERE.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_HERE.reset(token)
+
+
 def fetch(weights: Weights, only_config: bool = False) -> Path:
     """The folder of this machine that holds the weights; downloads or copies what is missing.
 
@@ -87,6 +105,8 @@ def fetch(weights: Weights, only_config: bool = False) -> Path:
     Raises:
         PluginError: they cannot be had, or there are no safetensors among them; the message says what to do.
     """
+    if weights.trust_remote_code:
+        _may_reach(weights.source)  # transformers copies the model's code into its cache
     if weights.source.startswith("s3://"):
         folder = _copy_from_s3(weights, only_config)
     elif weights.is_on_hub:
@@ -111,6 +131,7 @@ def fetch_file(file: str, what: str = "weights") -> Path:
         PluginError: there is no such file.
     """
     if file.startswith("s3://"):
+        _may_reach(file)
         source, _, name = file.rpartition("/")
         objects = {path: info for path, info in Store(source).details().items() if path == name}
         if objects:
@@ -136,6 +157,7 @@ def identity(weights: Weights) -> str:
         return f"{weights.source}@{weights.revision}"
     digest = hashlib.sha256()
     if weights.source.startswith("s3://"):
+        _may_reach(weights.source)
         for name, info in sorted(_objects(weights.source).items()):
             digest.update(f"{name}\0{info['size']}\0{info.get('ETag')}\n".encode())
     else:
@@ -177,7 +199,18 @@ def _objects(source: str) -> dict[str, dict[str, object]]:
     return objects
 
 
+def _may_reach(source: str) -> None:
+    """Called before anything leaves this machine or its caches.
+
+    Raises:
+        NotHereError: it must not; see ``only_here``.
+    """
+    if _ONLY_HERE.get():
+        raise NotHereError(f"weights {source}: not on this machine yet")
+
+
 def _copy_from_s3(weights: Weights, only_config: bool) -> Path:
+    _may_reach(weights.source)
     objects, patterns = _objects(weights.source), _patterns(weights, only_config)
     wanted = [item for item in objects if any(Path(item).match(pattern) for pattern in patterns)]
     return _cached(weights.source, objects, wanted)
@@ -217,11 +250,20 @@ def _download(weights: Weights, only_config: bool) -> Path:
     assert weights.revision is not None
     try:
         patterns = _patterns(weights, only_config)
-        folder = Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
+        folder = Path(
+            snapshot_download(
+                weights.source,
+                revision=weights.revision,
+                allow_patterns=patterns,
+                local_files_only=_ONLY_HERE.get(),
+            )
+        )
     except Exception as error:
+        _may_reach(weights.source)
         why = (str(error).strip().splitlines() or [""])[0]
         raise PluginError(_missing(weights.source, f"{type(error).__name__}: {why}", weights.revision)) from error
     if not any(folder.glob("*.safetensors")):
+        _may_reach(weights.source)
         _check_published(weights)
     return folder
 

@@ -36,7 +36,8 @@ def session(runtime: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _hush()
+        if not was_there:
+            _hush()
         raise
     finally:
         if not was_there:

@@ -73,6 +73,11 @@ class Stage(ABC):
         """JSON-able: everything a row depends on beside its input: config, plug-ins' versions, weights' identity."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether rows are made by a server that is asked over a network, and not by this machine."""
+        return False
+
+    @property
     def provenance(self) -> dict[str, str]:
         """What is written into every part: model id, revision, dtype, pooling and the like."""
         return {}

@@ -70,6 +70,11 @@ class LLMHintStage(Stage):
         asked = self.hint.model_dump(mode="json", include={"classes", "prompt", "max_tokens"})
         return {"version": self.version, "model": who, **asked}
 
+    @property
+    def is_remote(self) -> bool:
+        """See the base class."""
+        return self.weights is None
+
     def setup(self) -> None:
         """Load the model, or see that the endpoint answers.
 

@@ -6,6 +6,7 @@ Shapes: B clips, F frames of a clip, D width of the common space, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,8 +72,16 @@ class Task(base.Task):
         if config.weights is None or config.weights.is_random:
             raise ConfigError("weights.source: prompts belong to trained weights; name a folder, or set tiny=true")
         self.weights = config.weights
-        self.folder = weights_.fetch(config.weights)
-        self.images = Images.load(CLIPImageProcessor, self.folder)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The weights' files."""
+        return weights_.fetch(self.weights)
+
+    @cached_property
+    def images(self) -> Images:
+        """What makes CLIP's input of a frame."""
+        return Images.load(CLIPImageProcessor, self.folder)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -81,7 +90,8 @@ class Task(base.Task):
 
     @property
     def identity(self) -> str:
-        """See the base class."""
+        """See the base class; its files are there then."""
+        _ = self.images
         return weights_.identity(self.weights)
 
     @property
