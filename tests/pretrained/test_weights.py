@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from mer_ray.errors import PluginError
+from mer_ray.errors import NotHereError, PluginError
 from mer_ray.pretrained import weights
 from mer_ray.pretrained.weights import Weights
 
@@ -224,3 +224,18 @@ def bucket_of(folder, monkeypatch):
 
     monkeypatch.setattr(weights, "Store", lambda source: Store(str(folder)))
     return Weights(source="s3://bucket/model")
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        lambda folder: weights.fetch(Weights(source="s3://nowhere/bert")),
+        lambda folder: weights.identity(Weights(source="s3://nowhere/bert")),
+        lambda folder: weights.fetch_file("s3://nowhere/adapters.safetensors"),
+        lambda folder: weights.fetch(Weights(source=folder, revision="0" * 40, trust_remote_code=True)),
+    ],
+    ids=["a bucket", "what is in it", "a file of it", "a model's own code"],
+)
+def test_what_is_not_here_is_not_reached_for(reach, tmp_path):
+    with weights.only_here(), pytest.raises(NotHereError, match="not on this machine yet"):
+        reach(str(tmp_path))
