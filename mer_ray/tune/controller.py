@@ -33,7 +33,7 @@ from mer_ray.rounds import ensemble
 from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.split import Adoptions, first_adopted
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
-from mer_ray.tune import standardise
+from mer_ray.tune import identity, standardise
 from mer_ray.tune.council import Council, Heard
 from mer_ray.tune.standardise import Way
 from mer_ray.tune.trials import Bench, Trial, run
@@ -343,20 +343,17 @@ class Controller:
         return Adoptions.none(len(self.experiment.class_names))
 
     def _digest(self, experiment: Experiment) -> str:
-        """Of what the rounds depend on; how many there are to be, or to vote at the end, does not change those made."""
-        fit = self.settings.fit
+        """Of what the rounds depend on.
+
+        How many there are to be, or to vote at the end, does not change those made; ``include_test`` shows in the pool.
+        """
+        elsewhere = {"rounds", "rounds_kept", "on_failure", "include_test"}
         return configs.digest(
             {
-                "features": experiment.features_digest,
-                "labels": experiment.labels.tolist(),
-                "valence": experiment.valence.tolist() if fit.valence and experiment.valence is not None else None,
+                **identity.of(experiment, self.settings.fit),
                 "folds": self.folds.held_out.tolist(),
-                "pool": experiment.pool.tolist(),
-                "classes": list(experiment.class_names),
-                "seed": experiment.seed,
                 "learners": [learner.model_dump(mode="json") for learner in self.learners.values()],
-                "fit": fit.model_dump(mode="json"),
-                "mining": self.settings.mining.model_dump(mode="json", exclude={"rounds", "rounds_kept", "on_failure"}),
+                "mining": self.settings.mining.model_dump(mode="json", exclude=elsewhere),
             }
         )
 

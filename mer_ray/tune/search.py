@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
@@ -26,7 +25,7 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import LearnerError
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.learner import Predictions
-from mer_ray.tune import record, space
+from mer_ray.tune import identity, record, space
 from mer_ray.tune.controller import Controller
 from mer_ray.tune.record import Step, Tried, folder_of
 from mer_ray.tune.recorder import MINED, OBJECTIVE, OnChange, Recorder
@@ -206,16 +205,16 @@ def _work(config: dict[str, Any], experiment: Experiment, settings: TuneConfig, 
 
 
 def _digest(experiment: Experiment, settings: TuneConfig, varied: Space) -> str:
-    """Of what suggestions and objectives depend on; how many trials there are to be does not change those made."""
-    shared = {name: getattr(settings, name) for name in ("fit", "mining", "learners")}
+    """Of what suggestions and objectives depend on.
+
+    How many trials there are to be does not change those made, nor do the rounds that would vote at the end;
+    ``include_test`` shows in the pool.
+    """
     return configs.digest(
         {
-            "features": experiment.features_digest,
-            "labels": experiment.labels.tolist(),
-            "speakers": list(experiment.speakers),
-            "pool": np.flatnonzero(experiment.pool).tolist(),
-            "seed": experiment.seed,
-            "settings": configs.MineConfig(**shared).model_dump(mode="json", include=set(shared)),
+            **identity.of(experiment, settings.fit),
+            **settings.model_dump(mode="json", include={"learners"}),
+            "mining": settings.mining.model_dump(mode="json", exclude={"rounds_kept", "include_test"}),
             "space": repr(varied),
             "search": settings.search.model_dump(mode="json", include={"seed", "grace_rounds", "reduction"}),
         }

@@ -155,8 +155,15 @@ def test_what_is_missing_or_damaged_is_fitted_again_and_nothing_else(done, tmp_p
     assert artifacts(rounds) == artifacts(done.rounds)
 
 
+def with_speakers_of_the_unlabelled(experiment, names=("ann", "bo")):
+    """The same, with speakers of the clips that are not labelled alone."""
+    speakers = [None if labelled else names[row % 2] for row, labelled in enumerate(experiment.labels >= 0)]
+    return replace(experiment, speakers=tuple(speakers))
+
+
 CHANGES = {
     "seed": lambda e, s: (replace(e, seed=1), s),
+    "speakers": lambda e, s: (with_speakers_of_the_unlabelled(e), s),
     "labels": lambda e, s: (replace(e, labels=np.where(e.labels >= 0, (e.labels + 1) % 3, -1)), s),
     "pool": lambda e, s: (replace(e, pool=e.pool & (np.arange(len(e.pool)) % 2 == 0)), s),
     "features": lambda e, s: (replace(e, features_digest="others"), s),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import made_experiment as made
+import numpy as np
 import pytest
 
 from mer_ray.config import TuneConfig
@@ -143,6 +144,39 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_cluster, tmp_path):
     only = {**SPACE, "fit": {"learning_rate": 1e38, "hidden": 4}}
     with pytest.raises(LearnerError, match="none of 1 trials came to its end"):
         run(tmp_path / "none", settings(num_trials=1, given=only))
+
+
+CHANGES = {
+    "speakers": lambda e, s: (replace(e, speakers=tuple("ab"[row % 2] for row in range(len(e.labels)))), s),
+    "classes": lambda e, s: (replace(e, class_names=("anger", "joy", "fear")), s),
+    "valence": lambda e, s: (replace(e, valence=np.where(e.labels == 0, 1.0, e.valence).astype(np.float32)), s),
+    "epochs": lambda e, s: (e, s.model_copy(update={"fit": s.fit.model_copy(update={"epochs": 7})})),
+}
+NO_CHANGES = {
+    "memory": lambda e, s: (e, s.model_copy(update={"fit": s.fit.model_copy(update={"memory_bytes": 1})})),
+    "rounds that vote": lambda e, s: (
+        e,
+        s.model_copy(update={"mining": s.mining.model_copy(update={"rounds_kept": "all"})}),
+    ),
+    "cpus": lambda e, s: (e, s.model_copy(update={"search": s.search.model_copy(update={"cpus": 2})})),
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *NO_CHANGES])
+def test_what_trials_depend_on_begins_another_search_and_nothing_else_does(tmp_path, monkeypatch, change):
+    """No trial is tried here: a search opens its folder first."""
+    monkeypatch.setattr(search, "_tune", lambda *given: None)
+    valence = np.where(EXPERIMENT.labels >= 0, EXPERIMENT.labels, np.nan).astype(np.float32)
+    base = settings()
+    before = (
+        replace(EXPERIMENT, valence=valence),
+        base.model_copy(update={"fit": base.fit.model_copy(update={"valence": 1.0})}),
+    )
+    events = []
+    for experiment, chosen in (before, (CHANGES | NO_CHANGES)[change](*before)):
+        with pytest.raises(LearnerError, match="none of 0 trials"):
+            search.run(experiment, chosen, Store(str(tmp_path)), lambda kind, **fields: events.append(kind))
+    assert events == (["trials_moved_aside"] if change in CHANGES else [])
 
 
 @pytest.mark.slow

@@ -59,6 +59,27 @@ def test_features_stay_as_they_are_where_that_is_better(tmp_path, here):
     )
 
 
+def test_other_speakers_of_unlabelled_clips_begin_anew_and_another_bound_of_memory_does_not(tmp_path, here):
+    """Whatever the memory, the rounds are the same to the bit."""
+    experiment = speaking()
+    settings = brief(made.settings(rounds=0), standardise="speaker", epochs=1, folds=2)
+    settings = settings.model_copy(update={"learners": made.learners()[:1]})
+    mapped = brief(settings, memory_bytes=1, epochs=1)
+    first = mine(tmp_path, experiment, settings)
+    before = artifacts(first.rounds)
+    assert mine(tmp_path, experiment, mapped).fits == []
+    assert artifacts(first.rounds) == before
+    assert same(mine(tmp_path / "mapped", experiment, mapped).mined, first.mined)
+    assert artifacts(tmp_path / "mapped/rounds") == before
+    speakers = np.where(experiment.labels >= 0, experiment.speakers, "somebody").tolist()
+    other = mine(tmp_path, replace(experiment, speakers=tuple(speakers)), settings)
+    kind, told = other.events[0]
+    assert kind == "rounds_moved_aside"
+    assert artifacts(tmp_path / told["to"]) == before
+    assert artifacts(other.rounds)["scaling.safetensors"] != before["scaling.safetensors"]
+    assert other.fits == ["00/all"]
+
+
 @pytest.mark.parametrize(
     "lost", ["standardise/fold/all", "standardise/speaker/no_face", "00/all", "scaling.safetensors"]
 )
