@@ -59,7 +59,7 @@ def load(
             manifest.read(path, config.media_root, labels, require_media and not features, require_labels), features
         )
     elif config.layout == "mertools":
-        root = _needed(config.root, "data.root", "the folder of a MER2024, MER2025 or MERTools set")
+        root = _needed(config.root, "data.root", "the folder of a MER2024, MER2025, MER2026 or MERTools set")
         clips, candidates = mertools.read(root, config.media_root, labels, not features, require_labels)
         source = Source(clips, features, candidates)
     elif config.layout == "chsims":

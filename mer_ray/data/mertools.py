@@ -1,9 +1,10 @@
-"""Folders of the MER challenges and of MERTools, read as they lie (LAYOUTS): MER2024 raw, MER2025 raw, processed."""
+"""Folders of the MER challenges and of MERTools, read as they lie (LAYOUTS): MER2024, 2025, 2026 raw, processed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from mer_ray.data import corpora
 from mer_ray.data import sheet as sheets
@@ -15,7 +16,13 @@ from mer_ray.types import Split
 
 _CORPORA = "label-6way.npz"
 _MER2024 = "label-disdim.csv"
-_MER2025 = "track1_train_disdim.csv"
+_CANDIDATES = {
+    _CORPORA: None,
+    _MER2024: None,
+    "track1_train_disdim.csv": "track_all_candidates.csv",
+    "track1_train.csv": "track1_track2_candidate.csv",
+}
+"""By the label file that tells a layout, its list of the clips to submit. Of several label files the first is read."""
 _POOL_2024 = "video-unlabeled-with-test2noise"
 _VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv")
 _TRANSCRIPTS = ("transcription-merge.csv", "label-transcription.csv", "subtitle_chieng.csv", "transcription.csv")
@@ -37,13 +44,14 @@ class _Entry:
 def read(
     root: str, media_root: str | None, labels: Labels, require_media: bool = True, require_labels: bool = True
 ) -> tuple[Manifest, tuple[str, ...] | None]:
-    """Read a dataset's folder; which of the three it is shows in its label file.
+    """Read a dataset's folder; which layout it is shows in its label file.
 
     Labels are those of the label file alone. A test corpus in which every clip is neutral is the toolbox's stand-in for
     having no labels: its clips are unlabeled. One with several emotions is scored and never trained on.
 
     Returns:
-        The manifest, and the candidates of ``track*candidates*.csv`` in its order, or None without one.
+        The manifest, and the candidates of the layout's own list in its order, or None without one. The manifest's
+        warnings say which list was read, and which other files look like one.
 
     Raises:
         ManifestError: no known layout, or as ``manifest.read``.
@@ -51,29 +59,41 @@ def read(
     store = Store(root)
     files = store.files()
     notes: list[str] = []
-    candidates = _candidates(store, files)
-    if _CORPORA in files:
-        entries = _processed(store)
-    elif _MER2024 in files:
-        entries = _labelled(store, _MER2024)
-        _check_release(store, entries)
-        entries += [_Entry(f"{_POOL_2024}/{name}", name) for name in _stems(store, _POOL_2024)]
-    elif _MER2025 in files:
-        entries = _labelled(store, _MER2025)
-        entries += [_Entry(f"video/{name}", name) for name in _stems(store, "video")]
-    else:
+    known = [name for name in _CANDIDATES if name in files]
+    if not known:
         raise ManifestError(
-            f"{root} is no MER2024, MER2025 or MERTools folder: it holds none of {_CORPORA}, {_MER2024}, {_MER2025}"
+            f"{root} is no MER2024, MER2025, MER2026 or MERTools folder: it holds none of {', '.join(_CANDIDATES)}"
         )
-    entries += [_Entry(f"candidate {name}", name) for name in candidates or ()]
+    label_file, *others = known
+    notes += [f"{store.path(name)} is not read: labels are those of {label_file}" for name in others]
+    candidates = _candidates(store, files, _CANDIDATES[label_file], notes)
+    entries = _entries(store, label_file) + [_Entry(f"candidate {name}", name) for name in candidates or ()]
     entries = _without_shadows(entries)
     sheet = _sheet(store, entries, _transcripts(store, files, notes))
     return build(sheet, media_root or root, labels, require_media, notes, require_labels), candidates
 
 
-def _candidates(store: Store, files: Iterable[str]) -> tuple[str, ...] | None:
-    found = [name for name in files if name.startswith("track") and "candidates" in name and name.endswith(".csv")]
-    return sheets.read_names(store.path(found[0])) if found else None
+def _candidates(store: Store, files: Sequence[str], own: str | None, notes: list[str]) -> tuple[str, ...] | None:
+    """The clips of the layout's own list; another list may be of another year or track, so none is guessed."""
+    for name in sorted(name for name in files if fnmatchcase(name, "*candidate*.csv")):
+        path = store.path(name)
+        if name == own:
+            notes.append(f"{path} is read: its clips are submitted, unless you set submission.candidates")
+        else:
+            notes.append(f"{path} is not read unless you set submission.candidates={path}")
+    return sheets.read_names(store.path(own)) if own and own in files else None
+
+
+def _entries(store: Store, label_file: str) -> list[_Entry]:
+    """The clips of the label file, and then those of the pool's folder."""
+    if label_file == _CORPORA:
+        return _processed(store)
+    entries = _labelled(store, label_file)
+    pool = "video"
+    if label_file == _MER2024:
+        _check_release(store, entries)
+        pool = _POOL_2024
+    return entries + [_Entry(f"{pool}/{name}", name) for name in _stems(store, pool)]
 
 
 def _labelled(store: Store, file: str) -> list[_Entry]:

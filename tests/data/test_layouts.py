@@ -103,9 +103,15 @@ def test_mer2025_raw(tmp_path):
     csv(tmp_path, "track1_train_disdim.csv", name=["t1", "t2"], discrete=["angry", "neutral"], valence=[-1, 0])
     csv(tmp_path, "track_all_candidates.csv", name=["c2", "c1"])
     csv(tmp_path, "subtitle_chieng.csv", name=["t1", "c1"], chinese=["好", None], english=["good", "no"])
+    csv(tmp_path, "track1_track2_candidate.csv", name=["other"])
+    csv(tmp_path, "old_track_candidates.csv", name=["t1"])
     source = load(tmp_path)
     clips = by_id(source)
     assert source.candidates == ("c2", "c1")
+    read, *others = sorted(source.manifest.warnings, key=lambda note: "is not read" in note)
+    assert read.startswith(str(tmp_path / "track_all_candidates.csv") + " is read")
+    for file, note in zip(("old_track_candidates.csv", "track1_track2_candidate.csv"), others, strict=True):
+        assert note == f"{tmp_path / file} is not read unless you set submission.candidates={tmp_path / file}"
     assert {c: clip.split.value for c, clip in clips.items()} == {
         "t1": "train", "t2": "train", "c1": "unlabeled", "other": "unlabeled", "c2": "unlabeled",
     }  # fmt: skip
@@ -115,6 +121,39 @@ def test_mer2025_raw(tmp_path):
     assert clips["t2"].audio is None
     assert clips["c2"].video == str(tmp_path / "video" / "c2.mp4"), "missing, for quarantine"
     assert [clips[c].text for c in ("t1", "c1")] == ["好", "no"]
+
+
+def test_mer2026_raw(tmp_path):
+    """Also in one folder with the label file of the year before: it is said which was taken."""
+    put(tmp_path, "video/t1.mp4", "video/t2.mp4", "video/c1.mp4")
+    csv(tmp_path, "track1_train.csv", name=["t1", "t2"], discrete=["angry", "neutral"])
+    csv(tmp_path, "track1_track2_candidate.csv", name=["c1"])
+    csv(tmp_path, "track_all_candidates.csv", name=["t2", "c1"])
+    source = load(tmp_path)
+    assert source.candidates == ("c1",)
+    assert {c: (clip.split.value, clip.label) for c, clip in by_id(source).items()} == {
+        "t1": ("train", "anger"), "t2": ("train", "neutral"), "c1": ("unlabeled", None),
+    }  # fmt: skip
+    assert [note.partition(" unless")[0] for note in source.manifest.warnings] == [
+        f"{tmp_path / 'track1_track2_candidate.csv'} is read: its clips are submitted,",
+        f"{tmp_path / 'track_all_candidates.csv'} is not read",
+    ]
+    csv(tmp_path, "track1_train_disdim.csv", name=["c1", "t2"], discrete=["happy", "sad"])
+    both = load(tmp_path)
+    assert both.candidates == ("t2", "c1")
+    assert by_id(both)["t1"].label is None
+    assert (
+        f"{tmp_path / 'track1_train.csv'} is not read: labels are those of track1_train_disdim.csv"
+        in both.manifest.warnings
+    )
+
+
+def test_a_layout_without_a_list_of_its_own_takes_no_other(mer2024):
+    csv(mer2024, "track_all_candidates.csv", name=["u1"])
+    source = load(mer2024)
+    assert source.candidates is None
+    (note,) = source.manifest.warnings
+    assert "track_all_candidates.csv is not read unless you set submission.candidates=" in note
 
 
 @pytest.fixture
