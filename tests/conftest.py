@@ -12,6 +12,7 @@ SHARED = ("ray_cluster", "mined_clips")
 """Fixtures that cost much and serve several files."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Share the files out between processes (xdist): those of one shared fixture stay together, and begin.
 

@@ -45,6 +45,9 @@ ELSEWHERE = {
     ),
     f"{PYTHON} jobs/bench.py overhead": f"{BENCHMARKS}overhead.py::test_it_measures_each_number_of_clips",
     f"{PYTHON} jobs/bench.py mining": f"{BENCHMARKS}mining.py::test_every_column_is_measured_and_two_runs_say_the_same",
+    f"{PYTHON} jobs/bench.py new_speakers": (
+        f"{BENCHMARKS}new_speakers.py::test_a_new_speaker_is_told_better_the_more_of_his_clips_come_at_once"
+    ),
     f"{PYTHON} jobs/bench.py voting": (
         f"{BENCHMARKS}voting.py::test_unequal_raters_are_pooled_better_than_by_counting_and_than_the_best_of_them"
     ),

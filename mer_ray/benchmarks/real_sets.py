@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,16 @@ class RealSet:
     class_names: tuple[str, ...]
     speakers: tuple[str | None, ...]
     test: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> RealSet:
+        """The clips at ``rows``, in that order."""
+        return replace(
+            self,
+            features=self.features.take(rows),
+            truth=self.truth[rows],
+            speakers=tuple(self.speakers[row] for row in rows),
+            test=self.test[rows],
+        )
 
     def experiment(self, fraction: float, seed: int) -> Experiment:
         """The set with a share of its training labels, drawn by ``seed`` and stratified by class; the rest is the pool.

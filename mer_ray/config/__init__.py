@@ -24,6 +24,7 @@ from mer_ray.config.sections import (
     MiningConfig,
     OptimizationConfig,
     PluginConfig,
+    PredictingConfig,
     ProbingConfig,
     ReportConfig,
     RunConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "OptimizationConfig",
     "PluginConfig",
     "PredictConfig",
+    "PredictingConfig",
     "ProbeConfig",
     "ProbingConfig",
     "ReportConfig",
@@ -149,6 +151,7 @@ class PredictConfig(JobConfig):
     model: str | None = Field(None, description="directory of the finished run, local or s3://")
     run: RunConfig = RunConfig(dir="runs/predict")
     data: DataConfig = DataConfig(layout="manifest")
+    predict: PredictingConfig = PredictingConfig()
     tables: TablesConfig = TablesConfig()
     submission: SubmissionConfig = SubmissionConfig()
     runtime: RuntimeConfig = RuntimeConfig()

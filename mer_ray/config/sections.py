@@ -284,6 +284,16 @@ class ExportConfig(Section):
     huggingface: str | None = Field(None, description="folder to write a Hugging Face dataset into")
 
 
+class PredictingConfig(Section):
+    """How new clips are fitted into what a finished run knows."""
+
+    new_speakers: Literal["batch", "whole"] = Field(
+        "batch",
+        description="with standardise=speaker or voices: new clips join the run's statistics | the run's alone, a new "
+        "speaker by those of all its clips",
+    )
+
+
 class ProbingConfig(Section):
     """How single layers are judged (P2 section 3.2.1)."""
 

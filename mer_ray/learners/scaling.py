@@ -123,16 +123,18 @@ class Scaling:
         moments = {feature.name: _measure(feature, group_N, num_groups) for feature in features.features}
         return cls(how, shrink, names, voices, moments, _marks(features.clip_ids))
 
-    def apply(self, features: FeatureSet, speakers: Sequence[str | None], room: Room | None = None) -> FeatureSet:
+    def apply(
+        self, features: FeatureSet, speakers: Sequence[str | None], room: Room | None = None, *, join: bool = True
+    ) -> FeatureSet:
         """Standardise clips, those learnt from or others.
-
-        What is known of a speaker or voice is joined with those of the clips given that were not learnt from; a
-        speaker not heard before is known by the clips given alone.
 
         Args:
             features: one or more of those learnt.
             speakers: of each clip, as in ``learn``.
             room: where the result goes; memory when None.
+            join: what is known of a speaker or voice is joined with the clips given that were not learnt from; a
+                speaker not heard before is known by the clips given alone. Without it what was learnt stays as it is,
+                and a speaker not heard before is standardised by the whole: a clip comes out the same in any company.
 
         Returns:
             The same features, of the same float type, within ``±10``; rows of absent ones are as they were.
@@ -141,13 +143,13 @@ class Scaling:
             FeatureFileError: a feature was not learnt, or had another width.
         """
         if self.voices is None:
-            names = _names(speakers)
+            names = _names(speakers) if join else self.speakers
             group_N, known_G = _places(speakers, names), _places(names, self.speakers)
         else:
             group_N, known_G = self.voices.assign(features), np.arange(self.voices.num_voices)
-        fresh_N = ~np.isin(_marks(features.clip_ids), self.seen)
+        joins_N = ~np.isin(_marks(features.clip_ids), self.seen) & join
         room = room or Room()
-        scaled = (self._apply(feature, group_N, known_G, fresh_N, room) for feature in features.features)
+        scaled = (self._apply(feature, group_N, known_G, joins_N, room) for feature in features.features)
         return FeatureSet(features.clip_ids, tuple(scaled))
 
     def _apply(
@@ -155,7 +157,7 @@ class Scaling:
         feature: Feature,
         group_N: NDArray[np.int64],
         known_G: NDArray[np.int64],
-        fresh_N: NDArray[np.bool_],
+        joins_N: NDArray[np.bool_],
         room: Room,
     ) -> Feature:
         learnt = self.moments.get(feature.name)
@@ -165,7 +167,7 @@ class Scaling:
                 f"training: {', '.join(f'{name} ({m.mean.shape[1]} wide)' for name, m in self.moments.items())}"
             )
         nobody, num_groups = len(known_G), len(known_G) + 1
-        given = Moments.of(feature.values, np.where(feature.present & fresh_N, group_N, -1), num_groups)
+        given = Moments.of(feature.values, np.where(feature.present & joins_N, group_N, -1), num_groups)
         shift_GD, scale_GD = _shift_and_scale(learnt, learnt.take(np.append(known_G, -1)).join(given), self.shrink)
         values = room.copy(feature.values, np.arange(len(group_N)))
         group_N = np.where(group_N < 0, nobody, group_N)

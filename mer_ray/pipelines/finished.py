@@ -126,8 +126,17 @@ def read(run_dir: Store) -> Finished:
     return Finished(final, learners)
 
 
-def standardise(run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], room: Room) -> FeatureSet:
+def standardise(
+    run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], room: Room, *, join: bool = True
+) -> FeatureSet:
     """The features as the run's learners were given them: by speaker or voice if the run did so, else as they are.
+
+    Args:
+        run_dir: the run.
+        features: of any clips, as ``as_learnt`` gives them.
+        speakers: of each clip.
+        room: where the result goes.
+        join: whether the clips join what the run knew of their speakers or voices, see ``Scaling.apply``.
 
     Raises:
         CorruptPartError: what the run knew of its speakers is damaged.
@@ -137,7 +146,7 @@ def standardise(run_dir: Store, features: FeatureSet, speakers: Sequence[str | N
         scaling = Scaling.from_bytes((run_dir / "rounds").read(_SCALING))
     except FileNotFoundError:
         return features
-    return scaling.apply(features, speakers, room)
+    return scaling.apply(features, speakers, room, join=join)
 
 
 def check_widths(final: Final, features: Iterable[Feature]) -> None:

@@ -67,7 +67,8 @@ def run(settings: PredictConfig, dry_run: bool = False) -> int:
         made = features.run(steps, job, journal, console)
     extraction = features.collect(job, brought.clips, made, vectors, room)
     results.write_quarantine(run_dir, extraction.quarantine)
-    table = _predict(ensemble, brought, extraction, model, room)
+    join = settings.predict.new_speakers == "batch"
+    table = _predict(ensemble, brought, extraction, model, room, join=join)
     figures = _measure(brought, extraction, table, finished.trained_on(model), journal)
     stand_in = StandIn(ensemble.final.class_names[int(np.argmax(ensemble.final.prior))], ensemble.final.valence or 0.0)
     results.write_all(run_dir, table, figures, brought, extraction, job.submission.format, stand_in)
@@ -127,13 +128,15 @@ def _bring(job: MineConfig, final: Final, run_dir: Store, console: Console, dry_
     return replace(brought, features=tuple(given[name] for name in wanted))
 
 
-def _predict(ensemble: Finished, brought: Brought, extraction: Extraction, model: Store, room: Room) -> pa.Table:
-    """``predictions.parquet`` of the clips that have a modality left."""
+def _predict(
+    ensemble: Finished, brought: Brought, extraction: Extraction, model: Store, room: Room, *, join: bool
+) -> pa.Table:
+    """``predictions.parquet`` of the clips that have a modality left; ``join`` as for ``finished.standardise``."""
     clips = [clip for clip in brought.clips if clip.clip_id not in extraction.lost]
     if not clips:
         raise MaterialiseError("no clip has a modality left; see quarantine.parquet in the run directory")
     given = finished.as_learnt(ensemble.final, extraction.features)
-    given = finished.standardise(model, given, [clip.speaker for clip in clips], room)
+    given = finished.standardise(model, given, [clip.speaker for clip in clips], room, join=join)
     said = [ensemble.vote(place, given) for place in range(len(ensemble.learners))]
     votes_KNC = np.stack([one.probabilities for one in said])
     last_word = ensemble.final.combine(votes_KNC)

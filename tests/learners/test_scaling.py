@@ -113,6 +113,28 @@ def test_later_clips_join_what_is_known_of_their_speaker():
 
 
 @pytest.mark.parametrize("how", ["speaker", "voices"])
+def test_clips_that_do_not_join_come_out_the_same_in_any_company(how):
+    """A known speaker as when learnt from, one not heard before as a clip of nobody."""
+    clips = make()
+    scaling = Scaling.learn(clips, SPEAKERS, how, 2.0, seed=0)
+    later_speakers = ["bob", "dan", "dan", "dan"]
+    later = make(later_speakers, seed=1, first=100)
+    company = join(later, clips)
+    found = scaling.apply(company, [*later_speakers, *SPEAKERS], join=False)
+    nobody = scaling.apply(later, ["bob", None, None, None], join=False)
+    learnt = scaling.apply(clips, SPEAKERS)
+    for row in range(4):
+        alone = scaling.apply(later.take(np.array([row])), later_speakers[row : row + 1], join=False)
+        for one, other in zip(alone.features, found.features, strict=True):
+            np.testing.assert_array_equal(one.values[0], other.values[row])
+    for f in range(2):
+        np.testing.assert_array_equal(found.features[f].values[:4], nobody.features[f].values)
+        np.testing.assert_array_equal(found.features[f].values[4:], learnt.features[f].values)
+    joined = scaling.apply(company, [*later_speakers, *SPEAKERS])
+    assert (joined.features[1].values[:4] != found.features[1].values[:4]).any()
+
+
+@pytest.mark.parametrize("how", ["speaker", "voices"])
 def test_it_comes_back_from_its_file_and_a_damaged_one_is_named(how):
     clips = make(["ann", "bob", None] * 40, dtype=np.float16)
     scaling = Scaling.learn(clips, ["ann", "bob", None] * 40, how, 10.0, seed=3)

@@ -1,8 +1,11 @@
 """New clips labelled by a finished run, and why: the jobs as a user runs them."""
 
 import json
+from dataclasses import replace
 
 import in_process
+import made_experiment as made
+import made_finished
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -95,3 +98,55 @@ def test_what_the_run_cannot_use_is_refused_before_anything_starts(brought, argu
     with pytest.raises(error, match=told):
         predict.run(settings)
     assert not (brought / "refused").exists()
+
+
+SPEAKERS = ("s0", "s1", "s2", "n0", "n1", "")
+"""Of the new clips in turn; the run knows those that begin with s."""
+
+
+@pytest.fixture(scope="module", params=["speaker", "voices"])
+def standardised(request, tmp_path_factory):
+    """The folder of a run on 100 clips standardised so, and of the features of 101 others."""
+    folder = tmp_path_factory.mktemp(request.param)
+    whole, _ = made.make(num_labelled=60, num_pool=40, num_test=101, absent=0.02)
+    known, new = np.arange(100), whole.features.take(np.arange(100, 201))
+    experiment = replace(
+        whole,
+        features=whole.features.take(known),
+        labels=whole.labels[known],
+        splits=whole.splits[:100],
+        speakers=tuple(f"s{row // 3 % 3}" for row in known),
+        pool=whole.pool[known],
+    )
+    store = Store(str(folder / "run"))
+    run = made_finished.finish(experiment, store, standardise=request.param, rounds=0)
+    made_finished.write(run, store)
+    (folder / "features").mkdir()
+    for feature in new.features:
+        ids = np.array(new.clip_ids)[feature.present]
+        np.savez(folder / f"features/{feature.name}.npz", clip_id=ids, vector=feature.values[feature.present])
+    speakers = [SPEAKERS[row % len(SPEAKERS)] for row in range(101)]
+    return folder, pd.DataFrame({"clip_id": new.clip_ids, "speaker": speakers})
+
+
+def probabilities(standardised, rows, new_speakers):
+    """Of the new clips at ``rows``, asked about together."""
+    folder, clips = standardised
+    clips.iloc[rows].to_csv(folder / "new.csv", index=False)
+    data = {"layout": "manifest", "manifest": str(folder / "new.csv"), "features": str(folder / "features")}
+    settings = PredictConfig(
+        model=str(folder / "run"), run={"dir": str(folder / "out")}, data=data, predict={"new_speakers": new_speakers}
+    )
+    assert predict.run(settings) == 0
+    table = pq.read_table(folder / "out/predictions.parquet").to_pandas().set_index("clip_id")
+    return table.loc[clips["clip_id"].iloc[rows], [f"prob_{name}" for name in made.CLASSES]].to_numpy()
+
+
+def test_with_whole_a_clip_is_told_the_same_alone_and_among_a_hundred_others(standardised):
+    """One of a speaker that the run knows, and one of another."""
+    among = {how: probabilities(standardised, list(range(101)), how) for how in ("whole", "batch")}
+    for row in (6, 9):
+        alone = probabilities(standardised, [row], "whole")[0]
+        np.testing.assert_allclose(alone, among["whole"][row], rtol=0, atol=1e-6)
+    assert abs(among["batch"] - among["whole"]).max() > 0.01
+    assert abs(probabilities(standardised, [9], "batch")[0] - among["batch"][9]).max() > 1e-3
