@@ -12,7 +12,7 @@ SHARED = ("ray_cluster", "mined_clips")
 """Fixtures that cost much and serve several files."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups first of all
 def pytest_collection_modifyitems(items):
     """Share the files out between processes (xdist): those of one shared fixture stay together, and begin.
 
@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group[item.path]))
     order = {name: place for place, name in enumerate(SHARED)}
     items.sort(key=lambda item: order.get(group[item.path], len(order)))
+    return (yield)
 
 
 @pytest.fixture(scope="session")
