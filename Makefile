@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
 # tests/conftest.py says which tests stay together
-BOTH_CORES := -n 2 --dist loadgroup --no-loadscope-reorder
+BOTH_CORES := -n 2 --no-loadscope-reorder
 
 .PHONY: mine test test-all check clean
 

@@ -7,26 +7,43 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TOGETHER = {
+    "ray_cluster": (
+        "benchmarks/test_mining", "e2e/test_demo", "e2e/test_train", "faults/test_materialise",
+        "pipelines/test_extract", "pipelines/test_train_encoder", "pipelines/test_tune", "runtime/test_session",
+        "tune/test_controller", "tune/test_search",
+    ),
+    "mined_clips": ("pipelines/test_why", "test_commands"),
+}  # fmt: skip
+"""Files by the fixture that they share and that costs much: one of several processes runs them, and first."""
+SHARE_OF = {f"tests/{file}.py": fixture for fixture, files in TOGETHER.items() for file in files}
 
-SHARED = ("ray_cluster", "mined_clips")
-"""Fixtures that cost much and serve several files."""
 
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_make_scheduler(config, log):
+    """A file is never parted, so that what it makes for its tests is made once; those of ``TOGETHER`` stay together.
 
-@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups first of all
-def pytest_collection_modifyitems(items):
-    """Share the files out between processes (xdist): those of one shared fixture stay together, and begin.
-
-    A file is never parted, so that what it makes for its tests is made once.
+    By ``--dist loadgroup`` the tests themselves would say so; xdist 3.8 and pytest 9.2 do not agree on how.
     """
-    needs = {}
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - not there where tests run in one process
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return SHARE_OF.get(file, file)
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Those of ``TOGETHER`` first; a file that is not in it and should be is told of."""
+    places = {fixture: place for place, fixture in enumerate(TOGETHER)}
     for item in items:
-        needs.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
-    group = {path: next((name for name in SHARED if name in names), str(path)) for path, names in needs.items()}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group[item.path]))
-    order = {name: place for place, name in enumerate(SHARED)}
-    items.sort(key=lambda item: order.get(group[item.path], len(order)))
-    return (yield)
+        file = item.nodeid.partition("::")[0]
+        for fixture in TOGETHER.keys() & set(getattr(item, "fixturenames", ())):
+            if SHARE_OF.get(file) != fixture:
+                raise pytest.UsageError(f"{file} uses {fixture}: add it to TOGETHER in tests/conftest.py")
+    items.sort(key=lambda item: places.get(SHARE_OF.get(item.nodeid.partition("::")[0]), len(places)))
 
 
 @pytest.fixture(scope="session")
