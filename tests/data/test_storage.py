@@ -1,9 +1,11 @@
 import os
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from mer_ray.data import storage
 from mer_ray.data.storage import Store
 from mer_ray.errors import StorageError
 
@@ -71,7 +73,12 @@ def test_pickles_as_its_address(store):
     assert pickle.loads(pickle.dumps(store)).read("a") == b"1"
 
 
-def test_a_refusal_for_good_is_a_storage_error_that_says_what_to_do(tmp_path):
+def test_a_refusal_for_good_is_a_storage_error_that_says_what_to_do(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=waits.append))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="same command again"):
         Store(str(tmp_path / "file")).write("x/y", b"1")
+    assert len(waits) == storage._ATTEMPTS - 1, "it was not tried again"
+    assert waits == sorted(waits)
+    assert sum(waits) > 5
