@@ -13,11 +13,12 @@ from mer_ray.tune.controller import Controller
 from mer_ray.tune.search import fit_here
 
 
-def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0, **mining):
+def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0, num_learners=4, **mining):
     """The ``Run`` of an experiment; its ``rounds/`` are in ``run_dir``."""
     settings = made.settings(**{"rounds": 1, **mining})
     fit = settings.fit.model_copy(update={"standardise": standardise, "valence": valence, "epochs": 8})
-    settings = settings.model_copy(update={"ensemble": ensemble, "fit": fit})
+    learners = made.learners()[:num_learners]
+    settings = settings.model_copy(update={"ensemble": ensemble, "fit": fit, "learners": learners})
     controller = Controller(experiment, settings, run_dir, fit=fit_here)
     mined = controller.mine()
     return Run(settings, None, None, controller.experiment, mined, None)
