@@ -1,6 +1,7 @@
 """Every command in a fence of the documents is run on small made data, or stands here beside the test that runs it."""
 
 import ast
+import os
 import shlex
 import subprocess
 from contextlib import redirect_stdout
@@ -116,8 +117,11 @@ def hold_usage(job, arguments):
 
 
 def recipe(target):
-    """What ``make`` would do for a target."""
-    done = subprocess.run(["make", "-n", target], cwd=documented.ROOT, capture_output=True, text=True, check=True)
+    """What ``make`` would do for a target, whatever a ``make`` that runs this test was told."""
+    outer = {"ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"}
+    given = {name: value for name, value in os.environ.items() if name not in outer}
+    command = ["make", "-n", "--no-print-directory", target]
+    done = subprocess.run(command, cwd=documented.ROOT, capture_output=True, text=True, check=True, env=given)
     return done.stdout.splitlines()
 
 

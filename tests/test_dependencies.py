@@ -23,7 +23,6 @@ NOT_IMPORTED = {
     "mypy": "make check runs it",
     "ruff": "make check runs it",
     "pytest-timeout": "pytest loads it, for the timeout in pyproject.toml",
-    "pytest-xdist": "make test shares the files out by it",
     "pandas-stubs": "mypy reads it",
     "scipy-stubs": "mypy reads it",
     "types-psutil": "mypy reads it",
