@@ -12,7 +12,14 @@ import pytest
 
 ENCODERS = "encoders={logmel: {plugin: logmel}, hog: {plugin: hog, pooling: mean_std}, ngrams: {plugin: ngrams}}"
 STEPS = ("audio", "faces", "transcript", "logmel", "hog", "ngrams")
-ARGUMENTS = ("data.demo.num_clips=36", ENCODERS, "evaluation.ablations=false", "max_error_fraction=0.1", "run.dir=run")
+ARGUMENTS = (
+    "data.demo.num_clips=36",
+    ENCODERS,
+    "fit.standardise=fold",
+    "evaluation.ablations=false",
+    "max_error_fraction=0.1",
+    "run.dir=run",
+)
 
 
 @pytest.fixture(scope="module")
