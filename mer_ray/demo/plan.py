@@ -70,7 +70,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class DemoClip:
-    """Everything there is to know about one clip; ``demo.make`` draws and speaks it.
+    """Everything there is to know about one clip; ``files.make`` draws and speaks it.
 
     Attributes:
         seed, index: of the set and of the clip; all its randomness comes from them.
