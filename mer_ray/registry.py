@@ -20,6 +20,7 @@ from mer_ray.errors import ConfigError, PluginError
 KINDS = {
     "separators": "Separator",
     "recognisers": "Recogniser",
+    "punctuators": "Punctuator",
     "detectors": "Detector",
     "encoders": "Encoder",
     "fusion": "Model",

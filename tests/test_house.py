@@ -26,7 +26,7 @@ ROWS = (
     ("demo",),
     ("data",),
     ("pretrained",),
-    ("separators", "recognisers", "detectors", "encoders", "fusion", "mining", "speech", "evaluation"),
+    ("separators", "recognisers", "punctuators", "detectors", "encoders", "fusion", "mining", "speech", "evaluation"),
     ("stages", "learners", "rounds", "tasks"),
     ("runtime",),
     ("train",),

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-
-class Config(BaseModel):
-    """Base of every detector's ``Config``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from mer_ray.pretrained.plugin import Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +22,8 @@ class Box:
     score: float
 
 
-class Detector(ABC):
+class Detector(Plugin, ABC):
     """Finds faces in still frames."""
-
-    version: ClassVar[int]
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    @property
-    def identity(self) -> str:
-        """What the result depends on beside config and version: model id, revision, digest of the weights."""
-        return "no weights"
-
-    def load(self) -> None:  # noqa: B027 - optional
-        """Load the model, once per process."""
 
     @abstractmethod
     def detect(self, frames_FHWC: NDArray[np.uint8]) -> list[list[Box]]:

@@ -31,6 +31,7 @@ from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.architecture import Architecture
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.projection import Projection
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -58,7 +59,7 @@ class Inner(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, description="fields of its Config")
 
 
-class Config(base.PretrainedConfig):
+class Config(PretrainedConfig):
     """The visual encoder and the MLP behind it."""
 
     encoder: Inner = Field(description="the visual encoder whose features were aligned")

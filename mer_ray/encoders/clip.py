@@ -21,6 +21,7 @@ from mer_ray.pretrained import architecture, open_clip_tower
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images, frame_items
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.open_clip_tower import TowerConfig
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -66,7 +67,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig):
+class Config(PretrainedConfig):
     """Which weights, and what is read out of them."""
 
     budget: int = Field(64, ge=1, description="frames of one forward")

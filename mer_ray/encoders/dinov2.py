@@ -20,6 +20,7 @@ from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images, frame_items
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
 
@@ -47,7 +48,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig):
+class Config(PretrainedConfig):
     """Which weights, and what is read out of them."""
 
     budget: int = Field(64, ge=1, description="frames of one forward")

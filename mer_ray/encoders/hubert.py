@@ -32,6 +32,7 @@ from mer_ray.pretrained.adapters import add_adapters
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.weights import LocalPath, Weights
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
 
@@ -88,7 +89,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig, Readout):
+class Config(PretrainedConfig, Readout):
     """Which weights, and what is read out of them."""
 
     budget: int = Field(60 * SAMPLE_RATE_HZ, ge=1, description="samples of one forward: clips x longest clip")

@@ -33,6 +33,7 @@ from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images, frame_items
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
 
@@ -82,7 +83,7 @@ class VisionTower(InternVLVisionModel):  # type: ignore[misc]
     _keys_to_ignore_on_load_unexpected = (r"language_model\.", r"lm_head\.", r"multi_modal_projector\.")
 
 
-class Config(base.PretrainedConfig):
+class Config(PretrainedConfig):
     """Which weights, which frames at which size, and what is read out."""
 
     budget: int = Field(16, ge=1, description="images of one forward")

@@ -33,6 +33,7 @@ from mer_ray.pretrained import architecture, spectrogram, tokens
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.spectrogram import LogMel
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -75,7 +76,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig, Readout):
+class Config(PretrainedConfig, Readout):
     """Which weights, what they are asked, and which tokens are read out."""
 
     budget: int = Field(4096, ge=1, description="tokens of one forward, audio included: clips x longest sequence")

@@ -23,6 +23,7 @@ from mer_ray.pretrained import architecture, tokens
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.tokens import Tokens
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import Modality
@@ -108,7 +109,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig, Readout):
+class Config(PretrainedConfig, Readout):
     """Which weights, which tokens, and what is read out of them."""
 
     budget: int = Field(4096, ge=1, description="tokens of one forward: texts x longest text")

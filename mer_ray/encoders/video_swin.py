@@ -36,6 +36,7 @@ from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.weights import Weights
 from mer_ray.pretrained.windows import windows
 from mer_ray.types import Modality
@@ -90,7 +91,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig):
+class Config(PretrainedConfig):
     """Which weights, and the frames' size and windows."""
 
     budget: int = Field(128, ge=1, description="frames of one forward: windows x longest window")

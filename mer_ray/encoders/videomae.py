@@ -23,6 +23,7 @@ from mer_ray.pretrained import architecture
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.images import Images
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.weights import Weights
 from mer_ray.pretrained.windows import windows
 from mer_ray.types import Modality
@@ -46,7 +47,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig):
+class Config(PretrainedConfig):
     """Which weights."""
 
     budget: int = Field(4, ge=1, description="windows of one forward")

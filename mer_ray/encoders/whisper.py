@@ -25,6 +25,7 @@ from mer_ray.pretrained import architecture, spectrogram
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
+from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.spectrogram import LogMel
 from mer_ray.pretrained.weights import Weights
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
@@ -59,7 +60,7 @@ ARCHITECTURES = {
 }
 
 
-class Config(base.PretrainedConfig, Readout):
+class Config(PretrainedConfig, Readout):
     """Which weights, and what is read out of them."""
 
     budget: int = Field(8, ge=1, description="windows of one forward; each costs its full length, whatever is in it")

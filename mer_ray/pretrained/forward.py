@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,16 @@ class Item:
     clip: int
     size: int
     payload: Any
+
+
+R = TypeVar("R")
+
+
+class Apart(Protocol[R]):
+    """What one forward makes of its items."""
+
+    def apart(self) -> list[R]:
+        """The result of each item, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -155,26 +165,26 @@ class Runner:
         self,
         items: Sequence[Item],
         collate: Callable[[list[Any]], dict[str, Any]],
-        forward: Callable[[dict[str, Any]], Features],
+        forward: Callable[[dict[str, Any]], Apart[R]],
         exact: bool = False,
-    ) -> list[Tensor]:
-        """The result of every item, in their order, float32 on the CPU.
+    ) -> list[R]:
+        """The result of every item, in their order, on the CPU.
 
         Args:
             items: the work.
             collate: payloads to inputs of the model, on the CPU; on CUDA it works ahead in a thread.
-            forward: inputs on the device to features; runs without gradients, under autocast.
+            forward: inputs on the device to what ``Apart`` parts; runs without gradients, under autocast.
             exact: see ``buckets``.
 
         Raises:
             ClipError: one item alone does not fit in memory.
         """
-        results: list[Tensor | None] = [None] * len(items)
+        results: dict[int, R] = {}
         for bucket, inputs in self._ahead(self.cut(items, exact), items, collate):
             made = self._run(bucket, inputs, items, collate, forward)
             for index, result in zip(bucket, made, strict=True):
                 results[index] = result
-        return [result for result in results if result is not None]
+        return [results[index] for index in range(len(items))]
 
     def _ahead(
         self, cut: list[list[int]], items: Sequence[Item], collate: Callable[[list[Any]], dict[str, Any]]
@@ -197,8 +207,8 @@ class Runner:
         inputs: dict[str, Any] | None,
         items: Sequence[Item],
         collate: Callable[[list[Any]], dict[str, Any]],
-        forward: Callable[[dict[str, Any]], Features],
-    ) -> list[Tensor]:
+        forward: Callable[[dict[str, Any]], Apart[R]],
+    ) -> list[R]:
         if inputs is None:
             inputs = collate([items[i].payload for i in bucket])
         try:
@@ -216,8 +226,8 @@ class Runner:
         parts = (bucket[:half], bucket[half:])
         return [result for part in parts for result in self._run(part, None, items, collate, forward)]
 
-    def forward(self, inputs: dict[str, Any], forward: Callable[[dict[str, Any]], Features]) -> list[Tensor]:
-        """One batch of ``map``: its inputs to the device, through the model, its results back as float32."""
+    def forward(self, inputs: dict[str, Any], forward: Callable[[dict[str, Any]], Apart[R]]) -> list[R]:
+        """One batch of ``map``: its inputs to the device, through the model, its results back."""
         there = {
             name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in inputs.items()

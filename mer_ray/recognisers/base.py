@@ -5,43 +5,66 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from mer_ray.pretrained.plugin import Plugin
+from mer_ray.pretrained.sound import check_finite
 
 
-class Config(BaseModel):
-    """Base of every recogniser's ``Config``."""
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech: seconds from the clip's start, and its words."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    start: float
+    end: float
+    text: str
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """Recognised words, and the recogniser's own confidence in [0, 1]."""
+    """What was said.
+
+    Attributes:
+        text: the words, without spaces at the ends; empty where there are none.
+        confidence: the recogniser's own, in [0, 1].
+        score: mean natural log-probability of a token, at most 0; None where nothing was said or nothing tells it.
+        language: its ISO 639-1 code, where it is known.
+        segments: in the order of time; empty where the recogniser tells no times.
+    """
 
     text: str
     confidence: float
+    score: float | None = None
+    language: str | None = None
+    segments: tuple[Segment, ...] = ()
 
 
-class Recogniser(ABC):
-    """Turns 16 kHz speech into text. Silence gives an empty text."""
+class Recogniser(Plugin, ABC):
+    """Turns 16 kHz speech into text. Silence gives an empty text.
 
-    version: ClassVar[int]
+    Class attributes:
+        hears: what it understands best, which ``transcribe.hears`` takes by default: the original sound, or the one
+            that denoising chose.
+        punctuates: whether its text has punctuation marks; else a punctuator adds them.
+        gated: whether a voice gate stands before it, so that noise does not become words.
+    """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    hears: ClassVar[Literal["original", "chosen"]] = "original"
+    punctuates: ClassVar[bool] = False
+    gated: ClassVar[bool] = True
 
-    @property
-    def identity(self) -> str:
-        """What the result depends on beside config and version: model id, revision, digest of the weights."""
-        return "no weights"
+    def transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
+        """One transcript per waveform (S,), float32 mono 16 kHz; that of a clip does not depend on those beside it.
 
-    def load(self) -> None:  # noqa: B027 - optional
-        """Load the model, once per process."""
+        Raises:
+            ClipError: a waveform holds NaN or infinity, or cannot be transcribed.
+        """
+        check_finite(waveforms)
+        return self._transcribe(waveforms)
 
     @abstractmethod
-    def transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
-        """One transcript per waveform (S,), float32 mono 16 kHz."""
+    def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
+        """See ``transcribe``; the waveforms are finite, and may be empty."""

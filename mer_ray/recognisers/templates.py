@@ -22,6 +22,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from mer_ray.demo.plan import VERSION
 from mer_ray.demo.voices import HOP_SECONDS, PROSODY, SILENCE, SOUNDS, Prosody, Speaker, utter, wander
 from mer_ray.demo.words import phones, vocabulary
+from mer_ray.pretrained import plugin
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
@@ -39,7 +40,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-class Config(base.Config):
+class Config(plugin.Config):
     """Options of the template recogniser."""
 
     num_templates: int = Field(90, ge=20, description="utterances that the acoustic model is fitted on")
@@ -54,6 +55,7 @@ class Recogniser(base.Recogniser):
     """Viterbi decoding of any sequence of the demo's words, pauses between them."""
 
     version: ClassVar[int] = 1
+    gated: ClassVar[bool] = False  # it tells noise from its few words by itself
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -69,13 +71,12 @@ class Recogniser(base.Recogniser):
         """Fit the acoustic model, or take the one that this process has fitted."""
         self._model = _fitted(self.options)
 
-    def transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
-        """See ``base.Recogniser.transcribe``."""
+    def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         if self._model is None:
             self.load()
-        return [self._transcribe(waveform) for waveform in waveforms]
+        return [self._decode(waveform) for waveform in waveforms]
 
-    def _transcribe(self, waveform: NDArray[np.float32]) -> Transcript:
+    def _decode(self, waveform: NDArray[np.float32]) -> Transcript:
         assert self._model is not None
         if len(waveform) < _WINDOW or float(np.sqrt(np.mean(waveform**2))) < _SILENT_RMS:
             return Transcript("", 1.0)

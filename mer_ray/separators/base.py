@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from mer_ray.pretrained.plugin import Plugin
+from mer_ray.pretrained.sound import check_finite
 
 
-class Config(BaseModel):
-    """Base of every separator's ``Config``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Separator(ABC):
+class Separator(Plugin, ABC):
     """Splits a waveform into two streams of the same length. Which is the speech is not known to it."""
 
-    version: ClassVar[int]
+    def separate(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Per waveform (S,), 16 kHz float32, its two streams as float32 (2, S); a clip's do not depend on the others.
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    @property
-    def identity(self) -> str:
-        """What the result depends on beside config and version: model id, revision, digest of the weights."""
-        return "no weights"
-
-    def load(self) -> None:  # noqa: B027 - optional
-        """Load the model, once per process."""
+        Raises:
+            ClipError: a waveform holds NaN or infinity, or cannot be separated.
+        """
+        check_finite(waveforms)
+        return self._separate(waveforms)
 
     @abstractmethod
-    def separate(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Per waveform (S,), 16 kHz float32, its two streams as float32 (2, S)."""
+    def _separate(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See ``separate``; the waveforms are finite, and may be empty."""

@@ -25,6 +25,7 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import istft, stft
 from scipy.special import exp1
 
+from mer_ray.pretrained import plugin
 from mer_ray.separators import base
 from mer_ray.types import SAMPLE_RATE_HZ
 
@@ -38,7 +39,7 @@ _START_QUANTILE = 0.15
 Power = NDArray[np.float64]
 
 
-class Config(base.Config):
+class Config(plugin.Config):
     """Options of the spectral separator."""
 
     clean_above_db: float = Field(28.0, description="voices that stand further above their pauses are left whole")
@@ -61,8 +62,7 @@ class Separator(base.Separator):
         super().__init__(config)
         self.options = config
 
-    def separate(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """See ``base.Separator.separate``."""
+    def _separate(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         return [self._split(waveform) for waveform in waveforms]
 
     def _split(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:

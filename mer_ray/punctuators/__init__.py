@@ -1,0 +1,1 @@
+"""Punctuation of recognised words: one file per model; see ``base``."""
