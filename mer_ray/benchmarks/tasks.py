@@ -66,7 +66,7 @@ def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
     figures: dict[str, Any] = {"cases": cases}
     with tempfile.TemporaryDirectory() as folder:
         jobs = {name: _job(file, overrides, settings, folder) for name, (file, *overrides) in settings.cases.items()}
-        with session(RuntimeConfig(num_cpus=settings.workers)):
+        with session(RuntimeConfig(num_cpus=settings.workers + 1)):  # one loads clips
             for name, job in jobs.items():
                 started = time.monotonic()
                 train_encoder.run(job)

@@ -5,6 +5,8 @@ Read ``run`` aloud: the clips; the tables that the task reads; the clips that ca
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import yaml
 from numpy.typing import NDArray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -46,6 +49,7 @@ from mer_ray.types import Clip, Split
 
 ENTRY = "encoder.yaml"
 _POLL_SECONDS = 0.5
+_LOADING_CPUS = 1
 _NOT_IN_DIGEST = {"workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "keep", "zero_stage", "offload"}
 
 
@@ -92,6 +96,7 @@ def _brought(settings: TrainConfig, run_dir: Store, console: Console, dry_run: b
         raise ConfigError(f"task.name is not set; there are: {', '.join(registry.names('tasks'))}")
     task_class = registry.find("tasks", settings.task.name).Task
     deepspeed_config(settings.optimization, settings.optimization.workers)
+    _check_cpus(settings)
     manifest = source.clips(settings, run_dir, console, require_labels=task_class.needs_labels, dry_run=dry_run)
     source.warn(manifest, console)
     names = manifest.label_space.names if task_class.needs_labels else ()
@@ -159,6 +164,24 @@ def _job(
         digest=digest,
         device=device,
     )
+
+
+def _check_cpus(settings: TrainConfig) -> None:
+    """Of an embedded Ray, whose CPUs are known: where workers take them all, none is left to load clips, for ever.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        return
+    wanted, there = settings.optimization, settings.runtime.num_cpus or os.cpu_count() or 1
+    needed = math.ceil(wanted.workers * wanted.cpus_per_worker + _LOADING_CPUS)
+    if there < needed:
+        raise ConfigError(
+            f"{wanted.workers} worker(s) with optimization.cpus_per_worker={wanted.cpus_per_worker:g} leave no CPU of "
+            f"{there} to load clips; set runtime.num_cpus={needed} (more than there are is only slower), or fewer "
+            "workers"
+        )
 
 
 def _check_classes(names: Sequence[str], labels: Sequence[str | None]) -> None:

@@ -1,12 +1,14 @@
 """The training job: what is refused before anything is started, and a tiny task from clips to weights."""
 
 import json
+import os
 import subprocess
 import sys
 
 import made_job
 import numpy as np
 import pytest
+import ray
 import soundfile
 import yaml
 from rich.console import Console
@@ -60,6 +62,19 @@ def test_a_wrong_config_is_refused_before_anything_is_started(tmp_path, capsys, 
     assert code == 2, told
     assert why in told
     assert not (tmp_path / "run/events.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("cores", "told", "needed"), [(1, [], 2), (8, ["runtime.num_cpus=1"], 2), (2, ["workers=4"], 3)]
+)
+def test_workers_that_leave_no_cpu_to_load_clips_are_refused(tmp_path, capsys, monkeypatch, cores, told, needed):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    told = [f"optimization.{one}" if one.startswith("workers") else one for one in told]
+    said = ["labels=[anger, joy]", "optimization.batch_size=16", "optimization.micro_batch=4", *told]
+    code, printed = run(capsys, f"run.dir={tmp_path}/run", manifest(tmp_path, "anger", "joy"), *said)
+    assert code == 2, printed
+    assert f"set runtime.num_cpus={needed} " in printed
 
 
 def test_clips_that_teach_nothing_are_refused(tmp_path, capsys):
