@@ -20,3 +20,14 @@ def check_finite(waveforms: Iterable[NDArray[np.float32]]) -> None:
         if not np.isfinite(samples).all():
             bad = int((~np.isfinite(samples)).sum())
             raise ClipError(Reason.NOT_FINITE, f"{bad} of {len(samples)} samples are NaN or infinite")
+
+
+def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
+    """Samples at another rate, float32 along the last axis; ceil(n to / from) of them."""
+    import torch  # noqa: PLC0415 - light plug-ins run without the seconds that it takes
+    from torchaudio.functional import resample as by_torchaudio  # noqa: PLC0415
+
+    if from_hz == to_hz or not samples.shape[-1]:
+        return samples
+    made: NDArray[np.float32] = by_torchaudio(torch.from_numpy(np.ascontiguousarray(samples)), from_hz, to_hz).numpy()
+    return made
