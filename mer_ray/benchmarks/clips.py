@@ -52,7 +52,7 @@ def decoders(num_frames: int) -> dict[str, Stage]:
     return {
         "audio": DenoiseStage(MediaConfig(), DenoiseConfig(), _LIMIT_SECONDS),
         "faces": FacesStage(MediaConfig(), faces, _LIMIT_SECONDS),
-        "transcript": TranscribeStage(TranscribeConfig()),
+        "transcript": TranscribeStage(TranscribeConfig(), DenoiseConfig()),
     }
 
 

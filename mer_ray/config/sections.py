@@ -89,11 +89,23 @@ class DenoiseConfig(Section):
     separator: PluginConfig = Field(PluginConfig(name="spectral"), description="source separator")
     recogniser: PluginConfig = Field(PluginConfig(name="templates"), description="recogniser that judges the streams")
     threshold: float = Field(0.1, ge=0, le=1, description="similarity gap above which a stream replaces the original")
+    batch_size: int = Field(16, ge=1, description="clips per batch and Parquet part")
+    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker, for separator and recogniser together")
 
 
 class TranscribeConfig(Section):
     enabled: bool = Field(False, description="transcribe clips that have no text")
     recogniser: PluginConfig = Field(PluginConfig(name="templates"), description="speech recogniser")
+    punctuator: PluginConfig = Field(PluginConfig(name="none"), description="of what is recognised without marks")
+    hears: Literal["original", "chosen", "better"] | None = Field(
+        None,
+        description="of denoised clips: original | chosen, the denoised | better, the surer transcript of both; unset: "
+        "what the recogniser understands best",
+    )
+    batch_size: int = Field(64, ge=1, description="clips per batch and Parquet part")
+    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
     max_characters: int = Field(4000, ge=1, description="longer transcripts are truncated, and that is recorded")
 
 
@@ -129,6 +141,9 @@ class EncoderConfig(Section):
     sequences: Literal["float16", "float32"] | None = Field(None, description="also keep the frames, in this type")
     hint: str | None = Field(
         None, description="of a text encoder: its text with the places {hint} and {text}, see the section hint (P3)"
+    )
+    hears: Literal["original", "chosen"] = Field(
+        "chosen", description="of denoised clips: the sound as it was | the denoised one"
     )
     batch_size: int | None = Field(
         None, ge=1, description="clips per batch and Parquet part; default 16, 64 for an encoder with weights"

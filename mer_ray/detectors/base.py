@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_ray.pretrained import plugin
 from mer_ray.pretrained.plugin import Plugin
+
+Config = plugin.Config
+"""Base of every detector's ``Config``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,11 @@ from pydantic import Field
 
 from mer_ray.detectors import base
 from mer_ray.detectors.base import Box
-from mer_ray.pretrained import plugin
 
 _GROWTH = 1.35  # how much larger or smaller a face may get between two full searches
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """How the cascade is swept over a frame."""
 
     cascade: Literal["default", "alt", "alt2"] = Field("default", description="which of OpenCV's frontal cascades")

@@ -17,7 +17,6 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import plugin
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
 
 _WINDOW = 640  # 40 ms: two periods of the lowest voice
@@ -33,7 +32,7 @@ _SPREAD = np.array([10.0, 4.0, 10.0, 0.5, 0.15, 0.3, 0.25, 0.25, 1.0, 1.0, 8.0])
 """Middle and spread of each measure over ordinary speech: they only bring the measures to one scale."""
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """How many words are told apart."""
 
     words: int = Field(16, ge=4, le=256, description="width of the hashed words that are crossed with the prosody")

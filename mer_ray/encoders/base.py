@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.errors import ShapeError
+from mer_ray.pretrained import plugin
 from mer_ray.pretrained.model import PretrainedConfig, PretrainedModel
 from mer_ray.pretrained.plugin import Plugin
 from mer_ray.types import Modality
@@ -26,6 +27,9 @@ if TYPE_CHECKING:  # light encoders run without the seconds and the memory that 
     from torch import Tensor, nn
 
     from mer_ray.pretrained.forward import Features, Item
+
+Config = plugin.Config
+"""Base of every encoder's ``Config``."""
 
 
 @dataclass(frozen=True)

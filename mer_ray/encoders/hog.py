@@ -12,14 +12,13 @@ from pydantic import Field
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import plugin
 from mer_ray.types import Modality
 
 _SIDE = 64
 _ORIENTATIONS = 9
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """How fine the grid is."""
 
     cell: Literal[8, 16] = Field(8, description="side of a cell in pixels of the 64 x 64 face; blocks are 2 x 2 cells")

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import plugin
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
 
 _WINDOW = 400  # 25 ms
@@ -24,7 +23,7 @@ _FLOOR = 1e-8  # power below the smallest step of 16-bit audio
 _PERCENTILES = (5.0, 50.0, 95.0)
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """How fine the spectrum is."""
 
     num_bands: int = Field(40, ge=8, le=128, description="mel bands between 60 Hz and 7.6 kHz")

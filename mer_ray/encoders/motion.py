@@ -14,7 +14,6 @@ from pydantic import Field
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import plugin
 from mer_ray.types import Modality
 
 _SIDE = 64
@@ -28,7 +27,7 @@ _REGIONS = {
 """Rows and columns: where the parts lie in a 64 x 64 crop with a frontal face in its middle."""
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """How fine the flow is averaged."""
 
     grid: int = Field(4, ge=1, le=16, description="cells per side")

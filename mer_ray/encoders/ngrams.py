@@ -11,11 +11,10 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import plugin
 from mer_ray.types import Modality
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """Width of the two halves and lengths of the n-grams."""
 
     width: int = Field(512, ge=16, description="numbers per clip, half of them for characters, half for words")

@@ -16,7 +16,6 @@ from pydantic import Field
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.pretrained import plugin
 from mer_ray.types import SAMPLE_RATE_HZ, Modality
 
 _MIN_SAMPLES = SAMPLE_RATE_HZ // 2  # openSMILE's longest window needs a tenth of a second, its statistics some more
@@ -31,7 +30,7 @@ FeatureSet = Literal[
 ]  # fmt: skip
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """Which measures, of the whole clip or over time."""
 
     feature_set: FeatureSet = Field("eGeMAPSv02", description="eGeMAPSv02: 88 measures; ComParE_2016 and IS13: 6373")

@@ -277,7 +277,7 @@ def _before(settings: config.ExtractionConfig, reads: Collection[str]) -> list[S
     if FACES in reads:
         stages.append(FacesStage(settings.media, settings.faces, limit))
     if TRANSCRIPT in reads:
-        stages.append(TranscribeStage(settings.transcribe))
+        stages.append(TranscribeStage(settings.transcribe, settings.denoise, limit))
     if HINT in reads:
         stages.append(LLMHintStage(settings.hint))
     return stages

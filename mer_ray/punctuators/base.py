@@ -5,7 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from mer_ray.pretrained import plugin
 from mer_ray.pretrained.plugin import Plugin
+
+Config = plugin.Config
+"""Base of every punctuator's ``Config``."""
 
 
 class Punctuator(Plugin, ABC):

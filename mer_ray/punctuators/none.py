@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mer_ray.pretrained import plugin
 from mer_ray.punctuators import base
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """There is nothing to choose."""
 
 

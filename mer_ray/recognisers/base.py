@@ -10,8 +10,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_ray.pretrained import plugin
 from mer_ray.pretrained.plugin import Plugin
 from mer_ray.pretrained.sound import check_finite
+
+Config = plugin.Config
+"""Base of every recogniser's ``Config``."""
 
 
 @dataclass(frozen=True)

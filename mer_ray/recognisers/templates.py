@@ -22,7 +22,6 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from mer_ray.demo.plan import VERSION
 from mer_ray.demo.voices import HOP_SECONDS, PROSODY, SILENCE, SOUNDS, Prosody, Speaker, utter, wander
 from mer_ray.demo.words import phones, vocabulary
-from mer_ray.pretrained import plugin
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
@@ -40,7 +39,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """Options of the template recogniser."""
 
     num_templates: int = Field(90, ge=20, description="utterances that the acoustic model is fitted on")

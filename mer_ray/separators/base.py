@@ -9,9 +9,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_ray.pretrained import plugin
 from mer_ray.pretrained.plugin import Plugin
 from mer_ray.pretrained.sound import check_finite, resample
 from mer_ray.types import SAMPLE_RATE_HZ
+
+Config = plugin.Config
+"""Base of every separator's ``Config``."""
 
 
 class Separator(Plugin, ABC):

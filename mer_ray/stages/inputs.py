@@ -5,8 +5,8 @@ Shapes: S samples, F face frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,13 +30,16 @@ _PREPARED = pa.struct(
 """What ``prepare`` makes of a clip: raw float32 samples, raw uint8 pixels; null where the clip lacks an input."""
 
 
-def prepare(batch: pa.Table, reads: Sequence[str], hinted: str | None = None) -> pa.Table:
+def prepare(
+    batch: pa.Table, reads: Sequence[str], hinted: str | None = None, hears: Literal["original", "chosen"] = "chosen"
+) -> pa.Table:
     """Decode what the tables of a batch of clips store: columns ``clip_id`` and ``prepared``, see ``read_prepared``.
 
     Args:
         batch: ``clip_id`` and a struct column for each table, null where a clip has none.
         reads: names of the tables; a clip that lacks one of them is null.
         hinted: the text of a clip with a ``hint``, with the places ``{hint}`` and ``{text}``; None leaves hints alone.
+        hears: which sound of a clip that was denoised.
     """
     inputs = [batch.column(name).to_pylist() for name in reads]
     if hinted is not None:
@@ -44,11 +47,27 @@ def prepare(batch: pa.Table, reads: Sequence[str], hinted: str | None = None) ->
         inputs[reads.index("transcript")] = [
             _hinted(text, hint, hinted) for text, hint in zip(said, hints, strict=True)
         ]
-    prepared = []
-    for tables in zip(*inputs, strict=True):
-        made = attempt(_decode, dict(zip(reads, tables, strict=True))) if all(tables) else None
-        prepared.append({"reason": made.reason, "detail": made.detail} if isinstance(made, ClipError) else made)
-    return pa.table({"clip_id": batch.column("clip_id"), "prepared": pa.array(prepared, _PREPARED)})
+    if hears == "original" and "audio" in reads:
+        inputs[reads.index("audio")] = [
+            sound and {"flac": sound_of(sound, hears)} for sound in inputs[reads.index("audio")]
+        ]
+    made = [
+        attempt(_decode, dict(zip(reads, tables, strict=True))) if all(tables) else None
+        for tables in zip(*inputs, strict=True)
+    ]
+    return pa.table({"clip_id": batch.column("clip_id"), "prepared": as_prepared(made)})
+
+
+def as_prepared(made: Sequence[Mapping[str, Any] | ClipError | None]) -> pa.Array:
+    """The column ``prepared``: of each clip what was decoded, as bytes; why it could not be; or None for nothing."""
+    rows = [{"reason": one.reason, "detail": one.detail} if isinstance(one, ClipError) else one for one in made]
+    return pa.array(rows, _PREPARED)
+
+
+def sound_of(row: Mapping[str, Any], hears: Literal["original", "chosen"]) -> bytes:
+    """The FLAC of a row of the ``audio`` table: as it was, or as denoising chose."""
+    chosen: bytes = row["flac"]
+    return (row["original"] or chosen) if hears == "original" else chosen
 
 
 def _hinted(said: dict[str, Any] | None, hint: dict[str, Any] | None, template: str) -> dict[str, Any] | None:

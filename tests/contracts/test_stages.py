@@ -27,8 +27,8 @@ MAKERS = {
     "audio": lambda: DenoiseStage(MEDIA, DenoiseConfig(), 60.0),
     "audio denoised": lambda: DenoiseStage(MEDIA, DenoiseConfig(enabled=True), 60.0),
     "faces": lambda: FacesStage(MEDIA, FacesConfig(), 60.0),
-    "transcript": lambda: TranscribeStage(TranscribeConfig(), 60.0),
-    "transcript recognised": lambda: TranscribeStage(TranscribeConfig(enabled=True), 60.0),
+    "transcript": lambda: TranscribeStage(TranscribeConfig(), DenoiseConfig(), 60.0),
+    "transcript recognised": lambda: TranscribeStage(TranscribeConfig(enabled=True), DenoiseConfig(), 60.0),
 } | {
     name: lambda name=name: EncodeStage(name, EncoderConfig(plugin=name, options=tiny_options(name)), 60.0)
     for name in registry.names("encoders")

@@ -6,14 +6,16 @@ import pyarrow as pa
 import pytest
 
 from mer_ray import registry
-from mer_ray.config import DenoiseConfig, EncoderConfig, FacesConfig, MediaConfig, TranscribeConfig
+from mer_ray.config import DenoiseConfig, EncoderConfig, FacesConfig, MediaConfig, PluginConfig, TranscribeConfig
 from mer_ray.data.media import decode_flac, decode_jpeg, encode_flac, encode_jpeg
-from mer_ray.demo.plan import plan
-from mer_ray.demo.render import clean_voice
+from mer_ray.demo.plan import Noise, plan
+from mer_ray.demo.render import clean_voice, noisy_voice
 from mer_ray.encoders import logmel
 from mer_ray.encoders.base import ClipInput
-from mer_ray.errors import ClipError, Reason
+from mer_ray.errors import ClipError, ConfigError, Reason
+from mer_ray.recognisers.base import Transcript
 from mer_ray.speech.select import choose
+from mer_ray.stages import hearing
 from mer_ray.stages.decode import decoder
 from mer_ray.stages.denoise import DenoiseStage
 from mer_ray.stages.encode import EncodeStage
@@ -37,7 +39,16 @@ def rows_of(stage, batch):
 
 
 def stored_audio(*waveforms):
-    return pa.array([None if w is None else {"flac": encode_flac(w)} for w in waveforms])
+    return pa.array([None if w is None else audio_row(encode_flac(w)) for w in waveforms])
+
+
+def audio_row(flac, choice="original", original=None, said=()):
+    return {
+        "flac": flac,
+        "choice": choice,
+        "original": original,
+        "transcripts": [hearing.to_column(one) for one in said],
+    }
 
 
 class TestAudio:
@@ -78,6 +89,33 @@ class TestAudio:
         )
         assert row["choice"] == name
         np.testing.assert_allclose(decode_flac(row["flac"]), np.clip(kept, -1, 1), atol=1e-4)
+
+    def test_media_are_decoded_before_the_models_work(self, tmp_path):
+        path = write_media(tmp_path / "a.wav", voice(1.0), container="wav", audio_codec="pcm_s16le")
+        stage = DenoiseStage(MEDIA, DenoiseConfig(enabled=True), 60.0)
+        stage.setup()
+        prepared = stage.prepare(clip_batch({"audio": str(path)}, {"audio": str(tmp_path / "gone.wav")}))
+        path.unlink()
+        there, gone = stage.process(prepared).to_pylist()
+        assert there["num_samples"] == 16_000
+        assert gone["error"] == Reason.MISSING_FILE
+
+    def test_the_sound_as_it_was_is_kept_beside_another_that_is_chosen(self, tmp_path):
+        clips = [clip for clip in plan(200, 0) if clip.noise in {Noise.WHITE, Noise.HUM} and clip.snr_db < 6][:6]
+        paths = [tmp_path / f"{clip.clip_id}.wav" for clip in clips]
+        for clip, path in zip(clips, paths, strict=True):
+            write_media(path, noisy_voice(clip), container="wav", audio_codec="pcm_s16le")
+        stage = DenoiseStage(MEDIA, DenoiseConfig(enabled=True), 60.0)
+        rows = rows_of(stage, clip_batch(*({"audio": str(path)} for path in paths)))
+        assert {"original"} < {row["choice"] for row in rows}
+        for row, path in zip(rows, paths, strict=True):
+            changed = row["choice"] != "original"
+            assert (row["original"] is not None) == changed
+            if changed:
+                np.testing.assert_allclose(decode_flac(row["original"]), decoder(MEDIA).audio(str(path)), atol=1e-4)
+            assert [one["text"] for one in row["transcripts"]] == [
+                row["template"], row["transcript_0"], row["transcript_1"],
+            ]  # fmt: skip
 
     def test_what_a_row_depends_on_is_in_the_spec(self):
         plain = DenoiseStage(MEDIA, DenoiseConfig(), 60.0).spec
@@ -148,7 +186,7 @@ class TestFaces:
 
 class TestTranscript:
     def test_the_manifests_text_is_cleaned_and_cut(self):
-        stage = TranscribeStage(TranscribeConfig(max_characters=10), 60.0)
+        stage = TranscribeStage(TranscribeConfig(max_characters=10), DenoiseConfig(), 60.0)
         texts = [
             "Cafe\u0301 \x00\tau\nlait",
             "x" * 1_000_000,
@@ -165,7 +203,7 @@ class TestTranscript:
 
     def test_only_wordless_clips_are_recognised(self):
         spoken = next(clip for clip in plan(40, 0) if clip.broken is None and clip.words)
-        stage = TranscribeStage(TranscribeConfig(enabled=True), 60.0)
+        stage = TranscribeStage(TranscribeConfig(enabled=True), DenoiseConfig(), 60.0)
         sound = clean_voice(spoken)
         batch = clip_batch({"text": "given"}, {}, {}, audio=stored_audio(sound, sound, None))
         rows = rows_of(stage, batch)
@@ -176,10 +214,43 @@ class TestTranscript:
         assert not rows[2]["present"]
 
     def test_broken_stored_audio_costs_its_clip_alone(self):
-        stage = TranscribeStage(TranscribeConfig(enabled=True), 60.0)
-        audio = pa.array([{"flac": b"broken"}, {"flac": encode_flac(voice(1.0))}])
+        stage = TranscribeStage(TranscribeConfig(enabled=True), DenoiseConfig(), 60.0)
+        audio = pa.array([audio_row(b"broken"), audio_row(encode_flac(voice(1.0)))])
         rows = rows_of(stage, clip_batch({}, {}, audio=audio))
         assert [row["error"] for row in rows] == [Reason.UNREADABLE, None]
+
+    def test_what_denoising_has_heard_is_not_recognised_again(self):
+        denoise = DenoiseConfig(enabled=True)
+        said = [Transcript("raw", 0.5, -1.0), Transcript("first", 0.5, -3.0), Transcript("second", 0.9, -0.1)]
+        audio = pa.array([audio_row(b"not read", "stream_1", b"not read", said)] * 2)
+        heard = {}
+        for hears in ("original", "chosen", "better"):
+            stage = TranscribeStage(TranscribeConfig(enabled=True, hears=hears), denoise)
+            row, other = rows_of(stage, clip_batch({}, {"text": "own words"}, audio=audio))
+            heard[hears] = (row["text"], row["heard"], row["confidence"], row["score"])
+            assert (other["text"], other["heard"]) == ("own words", None)
+        assert heard["original"] == ("raw", "original", 0.5, -1.0)
+        assert heard["chosen"] == heard["better"] == ("second", "stream_1", 0.9, -0.1)
+
+    def test_another_recogniser_hears_the_sound_itself_as_it_was_or_as_it_was_denoised(self):
+        first, second = [clip for clip in plan(40, 0) if clip.broken is None and len(clip.words) > 1][:2]
+        other = PluginConfig(name="templates", options={"word_penalty": 12.0})
+        audio = pa.array(
+            [
+                audio_row(
+                    encode_flac(clean_voice(second)), "stream_0", encode_flac(clean_voice(first)), [Transcript("x", 1)]
+                )
+            ]
+        )
+        text = {}
+        for hears in (None, "original", "chosen"):
+            told = TranscribeConfig(enabled=True, hears=hears, recogniser=other)
+            (row,) = rows_of(TranscribeStage(told, DenoiseConfig(enabled=True)), clip_batch({}, audio=audio))
+            text[hears] = (set(row["text"].lower().split()), row["heard"])
+        assert text[None] == text["original"] != text["chosen"]
+        assert text["original"][0] & {word.lower() for word in first.words}
+        assert text["chosen"][0] & {word.lower() for word in second.words}
+        assert (text["original"][1], text["chosen"][1]) == ("original", "stream_0")
 
     def test_clean_keeps_scripts_and_joined_signs(self):
         assert clean("你好，世界！") == "你好，世界！"
@@ -238,7 +309,7 @@ class TestEncode:
         for stage in (
             DenoiseStage(MEDIA, DenoiseConfig(), 60.0),
             FacesStage(MEDIA, FacesConfig(), 60.0),
-            TranscribeStage(TranscribeConfig(), 60.0),
+            TranscribeStage(TranscribeConfig(), DenoiseConfig(), 60.0),
         ):
             made[stage.name] = rows_of(stage, batch)
             batch = batch.append_column(stage.name, pa.array(made[stage.name]))
@@ -252,6 +323,21 @@ class TestEncode:
             stage = EncodeStage(name, EncoderConfig(plugin=name), 60.0)
             (row,) = rows_of(stage, batch)
             np.testing.assert_array_equal(row["vector"], stage.encoder.encode([given])[0][0])
+
+    def test_an_encoder_hears_the_denoised_sound_or_the_sound_as_it_was(self):
+        chosen, original = voice(1.0, 1), voice(1.0, 2)
+        audio = [audio_row(encode_flac(chosen), "stream_0", encode_flac(original)), audio_row(encode_flac(original))]
+        batch = pa.table({"clip_id": ["a", "b"], "audio": pa.array(audio)})
+        denoised, as_it_was = self.stage(), self.stage(hears="original")
+        assert denoised.spec != as_it_was.spec
+        first, second = ([row["vector"] for row in rows_of(stage, batch)] for stage in (denoised, as_it_was))
+        expected = [row["vector"] for row in rows_of(self.stage(), pa.table({
+            "clip_id": ["a", "b"], "audio": stored_audio(chosen, original)
+        }))]  # fmt: skip
+        assert first == expected
+        assert second == [expected[1]] * 2
+        with pytest.raises(ConfigError, match="reads no sound"):
+            EncodeStage("faces", EncoderConfig(plugin="hog", hears="original"), 60.0)
 
     def test_spec_and_provenance_say_what_made_it(self):
         assert self.stage().spec == self.stage(batch_size=3, cpus=0.5).spec  # how it is run is no part of it
