@@ -9,7 +9,7 @@ BOTH_CORES := -n 2 --no-loadscope-reorder
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,speech]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,speech,speech-demo]'
 	touch $@
 
 mine: .venv/ready

@@ -21,6 +21,15 @@ def version(package: str, extra: str = "speech") -> str:
         raise PluginError(f"{package} is not installed; pip install 'mer_ray[{extra}]'") from error
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package is there."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def folder(module: str, package: str, extra: str = "speech") -> Path:
     """Where a package's files lie; the package is not imported.
 

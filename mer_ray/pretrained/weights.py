@@ -6,9 +6,10 @@ A source is one of
 - an ``s3://`` folder of the same files, copied once per machine into the cache (``MER_RAY_CACHE``, default
   ``~/.cache/mer_ray``);
 - a name on the Hugging Face hub with the commit to use; the hub's own cache and ``HF_HUB_OFFLINE`` are honoured;
+- ``package:NAME``: a small real model that an installed Python package carries, see ``packaged``;
 - ``random:NAME``: a published architecture with random weights, to measure speed and to try things out.
 
-Only safetensors are read: a pickle can run code.
+Only safetensors are read, and a library's own format where a plug-in names its files: a pickle can run code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -30,8 +32,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from mer_ray.data.storage import Store
 from mer_ray.errors import NotHereError, PluginError
+from mer_ray.pretrained import packaged
+from mer_ray.pretrained.packaged import PACKAGE
 
 RANDOM = "random:"
+SAFETENSORS = "*.safetensors"
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.tiktoken", "vocab.bpe")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -53,7 +58,9 @@ class Weights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: LocalPath = Field(description="folder | s3:// folder | hub name | random:ARCHITECTURE", min_length=1)
+    source: LocalPath = Field(
+        description="folder | s3:// folder | hub name | package:NAME | random:ARCHITECTURE", min_length=1
+    )
     revision: str | None = Field(None, description="commit of a hub name, 40 hex digits")
     trust_remote_code: bool = Field(False, description="run Python that comes with a hub model; needs a revision")
 
@@ -95,12 +102,13 @@ def only_here() -> Iterator[None]:
         _ONLY_HERE.reset(token)
 
 
-def fetch(weights: Weights, only_config: bool = False) -> Path:
+def fetch(weights: Weights, only_config: bool = False, files: str = SAFETENSORS) -> Path:
     """The folder of this machine that holds the weights; downloads or copies what is missing.
 
     Args:
         weights: a source that is not random.
         only_config: leave the large files where they are; configuration, tokenizer and the like are enough.
+        files: pattern of the large files' names.
 
     Raises:
         PluginError: they cannot be had, or there are no safetensors among them; the message says what to do.
@@ -108,15 +116,17 @@ def fetch(weights: Weights, only_config: bool = False) -> Path:
     if weights.trust_remote_code:
         _may_reach(weights.source)  # transformers copies the model's code into its cache
     if weights.source.startswith("s3://"):
-        folder = _copy_from_s3(weights, only_config)
+        folder = _copy_from_s3(weights, only_config, files)
+    elif weights.source.startswith(PACKAGE):
+        folder = packaged.folder(weights.source.removeprefix(PACKAGE), _cache())
     elif weights.is_on_hub:
-        folder = _download(weights, only_config)
+        folder = _download(weights, only_config, files)
     else:
         folder = Path(weights.source).expanduser()
         if not folder.is_dir():
             raise PluginError(_missing(weights.source, "there is no such folder"))
-    if not only_config and not any(folder.glob("*.safetensors")):
-        raise PluginError(_unsafe(weights.source, [path.name for path in folder.iterdir()]))
+    if not only_config and not any(folder.glob(files)):
+        raise PluginError(_unsafe(weights.source, [path.name for path in folder.iterdir()], files=files))
     return folder
 
 
@@ -142,7 +152,7 @@ def fetch_file(file: str, what: str = "weights") -> Path:
 
 
 @cache
-def identity(weights: Weights) -> str:
+def identity(weights: Weights, files: str = SAFETENSORS) -> str:
     """What the weights are, whichever folder they lie in: part of a table's digest.
 
     A hub model is its name and commit; a folder is the hash of its files; an ``s3://`` folder that of its objects'
@@ -158,10 +168,10 @@ def identity(weights: Weights) -> str:
     digest = hashlib.sha256()
     if weights.source.startswith("s3://"):
         _may_reach(weights.source)
-        for name, info in sorted(_objects(weights.source).items()):
+        for name, info in sorted(_objects(weights.source, files).items()):
             digest.update(f"{name}\0{info['size']}\0{info.get('ETag')}\n".encode())
     else:
-        for path in _files(fetch(weights), weights):
+        for path in _files(fetch(weights, files=files), weights, files):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -179,23 +189,23 @@ def file_identity(file: str) -> str:
         return f"sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"
 
 
-def _patterns(weights: Weights, only_config: bool = False) -> list[str]:
+def _patterns(weights: Weights, files: str, only_config: bool = False) -> list[str]:
     """Names of the files that decide what a model computes."""
-    return [*_SMALL, *(["*.py"] if weights.trust_remote_code else []), *([] if only_config else ["*.safetensors"])]
+    return [*_SMALL, *(["*.py"] if weights.trust_remote_code else []), *([] if only_config else [files])]
 
 
-def _files(folder: Path, weights: Weights) -> list[Path]:
+def _files(folder: Path, weights: Weights, files: str) -> list[Path]:
     """Those of a folder, in a fixed order."""
-    kept = [path for pattern in _patterns(weights) for path in folder.glob(pattern)]
+    kept = [path for pattern in _patterns(weights, files) for path in folder.glob(pattern)]
     return sorted(path for path in kept if path.name != "README.md")
 
 
-def _objects(source: str) -> dict[str, dict[str, object]]:
+def _objects(source: str, files: str) -> dict[str, dict[str, object]]:
     objects = Store(source).details()
     if not objects:
         raise PluginError(_missing(source, "there is nothing under this address"))
-    if not any(name.endswith(".safetensors") for name in objects):
-        raise PluginError(_unsafe(source, objects))
+    if not any(fnmatchcase(name, files) for name in objects):
+        raise PluginError(_unsafe(source, objects, files=files))
     return objects
 
 
@@ -209,9 +219,9 @@ def _may_reach(source: str) -> None:
         raise NotHereError(f"weights {source}: not on this machine yet")
 
 
-def _copy_from_s3(weights: Weights, only_config: bool) -> Path:
+def _copy_from_s3(weights: Weights, only_config: bool, files: str) -> Path:
     _may_reach(weights.source)
-    objects, patterns = _objects(weights.source), _patterns(weights, only_config)
+    objects, patterns = _objects(weights.source, files), _patterns(weights, files, only_config)
     wanted = [item for item in objects if any(Path(item).match(pattern) for pattern in patterns)]
     return _cached(weights.source, objects, wanted)
 
@@ -244,12 +254,12 @@ def _copy(store: Store, names: Iterable[str], folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _download(weights: Weights, only_config: bool) -> Path:
+def _download(weights: Weights, only_config: bool, files: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second of imports, for hub models alone
 
     assert weights.revision is not None
     try:
-        patterns = _patterns(weights, only_config)
+        patterns = _patterns(weights, files, only_config)
         folder = Path(
             snapshot_download(
                 weights.source,
@@ -262,14 +272,14 @@ def _download(weights: Weights, only_config: bool) -> Path:
         _may_reach(weights.source)
         why = (str(error).strip().splitlines() or [""])[0]
         raise PluginError(_missing(weights.source, f"{type(error).__name__}: {why}", weights.revision)) from error
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob(files)):
         _may_reach(weights.source)
-        _check_published(weights)
+        _check_published(weights, files)
     return folder
 
 
-def _check_published(weights: Weights) -> None:
-    """Ask the hub whether there are safetensors to download; where it cannot be asked, loading tells of it.
+def _check_published(weights: Weights, files: str) -> None:
+    """Ask the hub whether there are such files to download; where it cannot be asked, loading tells of it.
 
     Raises:
         PluginError: there are none.
@@ -277,14 +287,14 @@ def _check_published(weights: Weights) -> None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import DryRunError  # noqa: PLC0415
 
-    patterns = ["*.safetensors", *(f"*{suffix}" for suffix in _PICKLES)]
+    patterns = [files, *(f"*{suffix}" for suffix in _PICKLES)]
     try:
-        files = snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns, dry_run=True)
+        published = snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns, dry_run=True)
     except DryRunError:
         return
-    names = [file.filename for file in files if "/" not in file.filename]
-    if not any(name.endswith(".safetensors") for name in names):
-        raise PluginError(_unsafe(weights.source, names, weights.revision))
+    names = [file.filename for file in published if "/" not in file.filename]
+    if not any(fnmatchcase(name, files) for name in names):
+        raise PluginError(_unsafe(weights.source, names, weights.revision, files))
 
 
 def _missing(source: str, why: str, revision: str | None = None) -> str:
@@ -295,10 +305,10 @@ def _missing(source: str, why: str, revision: str | None = None) -> str:
     )
 
 
-def _unsafe(source: str, names: Iterable[str], revision: str | None = None) -> str:
+def _unsafe(source: str, names: Iterable[str], revision: str | None = None, files: str = SAFETENSORS) -> str:
     pickles = sorted(name for name in names if name.endswith(_PICKLES))
-    if not pickles:
-        return f"weights {source}: there is no .safetensors file in it"
+    if not pickles or files != SAFETENSORS:
+        return f"weights {source}: there is no {files.removeprefix('*')} file in it"
     first = f"{_command(source, revision)}, then " if revision else ""
     return (
         f"weights {source}: only {', '.join(pickles)} there, which can run code when loaded. Convert once, where you "
