@@ -8,11 +8,9 @@ Shapes: S samples, T frames, D width.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 from torch import nn
 from transformers import (
@@ -26,18 +24,15 @@ from transformers import (
 
 from mer_ray.encoders import base
 from mer_ray.encoders.base import ClipInput
-from mer_ray.errors import ConfigError
 from mer_ray.pretrained import architecture
 from mer_ray.pretrained.adapters import add_adapters
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
-from mer_ray.pretrained.model import PretrainedConfig
+from mer_ray.pretrained.waveforms import WaveformConfig, WaveformModel
 from mer_ray.pretrained.weights import LocalPath, Weights
-from mer_ray.types import SAMPLE_RATE_HZ, Modality
+from mer_ray.types import Modality
 
-_FAMILIES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
-_MIN_SAMPLES = 400  # one frame: the receptive field of the convolutions
 _LARGE = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
@@ -89,20 +84,16 @@ ARCHITECTURES = {
 }
 
 
-class Config(PretrainedConfig, Readout):
+class Config(WaveformConfig, Readout):
     """Which weights, and what is read out of them."""
 
-    budget: int = Field(60 * SAMPLE_RATE_HZ, ge=1, description="samples of one forward: clips x longest clip")
-    window_seconds: float = Field(
-        30.0, gt=0.1, description="a longer clip is encoded in equal windows of at most this, side by side"
-    )
     adapters: LocalPath | None = Field(None, description="safetensors file of P2's adapters, trained for these weights")
     final_norm: bool = Field(
         False, description="the last state behind the stack's final norm, as transformers 4 and features made by it"
     )
 
 
-class Encoder(base.PretrainedEncoder):
+class Encoder(WaveformModel, base.PretrainedEncoder):
     """Frames of a speech model, 50 a second.
 
     A waveform shorter than 25 ms is padded with silence to one frame; 0.2 s are 9 frames. Silence gives the model's
@@ -124,28 +115,6 @@ class Encoder(base.PretrainedEncoder):
         """The transformer's width, times the layers if they stand side by side."""
         return self.config.width(self.model_config.num_hidden_layers, self.model_config.hidden_size)
 
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        """Whether padding would change the features.
-
-        Group norm in the convolutions takes its statistics over the padding too, and data2vec's stacked positional
-        convolutions carry it into the clip; such models are batched by exact length.
-        """
-        return self._has_group_norm or self.model_config.model_type == "data2vec-audio"
-
-    @property
-    def _has_group_norm(self) -> bool:
-        return getattr(self.model_config, "feat_extract_norm", "layer") == "group"
-
-    def _read_config(self, folder: Path) -> Any:
-        config = super()._read_config(folder)
-        if config.model_type not in _FAMILIES:
-            raise ConfigError(
-                f"weights {self.config.weights.source}: a model of type {config.model_type!r}; the hubert plug-in "
-                f"takes {', '.join(_FAMILIES)}"
-            )
-        return config
-
     def _build(self, model_config: Any) -> nn.Module:
         model: nn.Module = AutoModel.from_config(model_config)
         return model
@@ -153,12 +122,6 @@ class Encoder(base.PretrainedEncoder):
     def _load(self, folder: Path) -> nn.Module:
         model: nn.Module = architecture.load(AutoModel, folder, self.config.weights, ("masked_spec_embed",))
         return model
-
-    def _prepare(self, folder: Path) -> None:
-        self._extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
-
-    def _prepare_randomly(self) -> None:
-        self._extractor = Wav2Vec2FeatureExtractor(do_normalize=not self._has_group_norm)
 
     def _adapt(self, model: Any) -> nn.Module:
         num_layers = self.model_config.num_hidden_layers
@@ -172,41 +135,13 @@ class Encoder(base.PretrainedEncoder):
 
     def _items(self, index: int, clip: ClipInput) -> list[Item]:
         assert clip.audio is not None
-        samples = clip.audio
-        if len(samples) < _MIN_SAMPLES:
-            samples = np.pad(samples, (0, _MIN_SAMPLES - len(samples)))
-        windows = max(1, -(-len(samples) // int(self.config.window_seconds * SAMPLE_RATE_HZ)))
-        return [Item(index, len(part), part) for part in np.array_split(samples, windows)]
-
-    def _collate(self, payloads: list[Any]) -> dict[str, Any]:
-        made = self._extractor(
-            payloads,
-            sampling_rate=SAMPLE_RATE_HZ,
-            padding=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        lengths = [len(payload) for payload in payloads]
-        return {"input_values": made["input_values"], "attention_mask": made["attention_mask"], "lengths": lengths}
+        return self._windows(index, clip.audio)
 
     def _forward(self, inputs: dict[str, Any]) -> Features:
-        lengths = inputs.pop("lengths")
-        if len(set(lengths)) == 1:
-            del inputs["attention_mask"]  # nothing is padded; without a mask attention takes its fastest kernel
+        spans = self._spans(inputs)
         assert self._model is not None
         states = self._reader.states(self._model, **inputs)
-        features_BTD = combine(states, self.config.combine, self._learnt)
-        return Features(features_BTD, [(0, self._num_frames(length)) for length in lengths])
-
-    @cached_property
-    def _strides(self) -> list[tuple[int, int]]:
-        return list(zip(self.model_config.conv_kernel, self.model_config.conv_stride, strict=True))
-
-    def _num_frames(self, num_samples: int) -> int:
-        """Frames that the convolutions make of so many samples."""
-        for kernel, stride in self._strides:
-            num_samples = (num_samples - kernel) // stride + 1
-        return num_samples
+        return Features(combine(states, self.config.combine, self._learnt), spans)
 
 
 def tiny() -> Encoder:
