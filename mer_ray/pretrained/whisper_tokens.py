@@ -95,7 +95,9 @@ class WhisperTokens:
             tokens: their numbers, without the prompt.
             seconds: of the window's own sound, which no stretch goes beyond.
         """
-        first = self.tokenizer.token_to_id(_NO_TIMES) + 1  # the numbers behind it are times, named or not
+        before = self.tokenizer.token_to_id(_NO_TIMES)
+        assert before is not None
+        first = before + 1  # the numbers behind it are times, named or not
         spoken: list[Spoken] = []
         start, words = 0.0, list[int]()
         for token in [*tokens, first + math.ceil(seconds / _TICK_SECONDS)]:
@@ -136,7 +138,7 @@ def keep_tiny() -> str:
     vocabulary = tokenizer.get_vocab_size()
     config = WhisperConfig(vocab_size=vocabulary, d_model=32, max_target_positions=64, **sizes, **ends, **starts)
     model = architecture.randomly(lambda: WhisperForConditionalGeneration(config))
-    model.generation_config = GenerationConfig(  # type: ignore[assignment]
+    model.generation_config = GenerationConfig(
         is_multilingual=True, lang_to_id={name: number(name) for name in named},
         task_to_id={name: number(f"<|{name}|>") for name in ("translate", "transcribe")},
         no_timestamps_token_id=number(_NO_TIMES), max_length=24, alignment_heads=[[1, 0]],

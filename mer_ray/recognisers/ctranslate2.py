@@ -9,7 +9,6 @@ Shapes: S samples, W windows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mer_ray.errors import ConfigError, PluginError
-from mer_ray.pretrained import extras
+from mer_ray.pretrained import extras, plugin
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
 from mer_ray.recognisers import base
@@ -27,7 +26,7 @@ from mer_ray.types import SAMPLE_RATE_HZ
 _FILES = "model.bin"
 
 
-class Config(base.Config):
+class Config(plugin.Config):
     """Which weights, and how words are searched for."""
 
     weights: Weights = Field(description="folder of model.bin, config.json and tokenizer.json, or package:NAME")
@@ -101,9 +100,7 @@ class Recogniser(base.Recogniser):
             raise PluginError(f"weights {weights.source}: CTranslate2 cannot load {folder}: {error}") from error
         self._tokens = whisper_tokens.WhisperTokens.load(folder, weights.source, model.is_multilingual)
         if self.config.language and model.is_multilingual and self.config.language not in self._tokens.languages:
-            raise ConfigError(
-                f"language={self.config.language!r}: the model knows {', '.join(self._tokens.languages)}"
-            )
+            raise ConfigError(f"language={self.config.language!r}: the model knows {', '.join(self._tokens.languages)}")
         extractor = WhisperFeatureExtractor(feature_size=model.n_mels)
         self._log_mel = spectrogram.LogMel(extractor, whisper_tokens.WINDOW_SECONDS * SAMPLE_RATE_HZ)
         self._model = model
@@ -142,7 +139,7 @@ class Recogniser(base.Recogniser):
             for one, language, part in zip(made, spoken, parts, strict=True)
         ]
 
-    def _languages(self, encoded: Any, known: Sequence[str | None]) -> list[str]:  # noqa: ANN401 - the library's
+    def _languages(self, encoded: Any, known: Sequence[str | None]) -> list[str]:
         if not self._model.is_multilingual:
             return ["en"] * len(known)
         if self.config.language:
@@ -164,7 +161,7 @@ class Recogniser(base.Recogniser):
 class _Heard:
     """What was recognised in a window."""
 
-    def __init__(self, tokens: Any, result: Any, language: str, seconds: float) -> None:  # noqa: ANN401 - of libraries
+    def __init__(self, tokens: Any, result: Any, language: str, seconds: float) -> None:
         from mer_ray.pretrained.whisper_tokens import is_speech  # noqa: PLC0415
 
         made = result.sequences_ids[0]

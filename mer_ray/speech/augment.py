@@ -112,7 +112,7 @@ def mixed(
         return samples
     kind = rng.choice(3, p=shares / shares.sum())
     if kind == 1:
-        noise = fitting(sounds.noise[rng.integers(len(sounds.noise))], len(samples), rng)
+        noise = fitting(sounds.noise[int(rng.integers(len(sounds.noise)))], len(samples), rng)
         return at_snr(samples, noise, rng.uniform(*mixing.noise_snr_db))
     if kind == 2:
         chatter = babble(
@@ -149,9 +149,9 @@ def babble(
     """``count`` drawn voices at once, equally loud, each heard through a drawn room where there are any."""
     total = np.zeros(num_samples, np.float32)
     for _ in range(count):
-        voice = fitting(voices[rng.integers(len(voices))], num_samples, rng)
+        voice = fitting(voices[int(rng.integers(len(voices)))], num_samples, rng)
         if len(rooms):
-            voice = reverberant(voice, rooms[rng.integers(len(rooms))])
+            voice = reverberant(voice, rooms[int(rng.integers(len(rooms)))])
         total += voice / max(_rms(voice), _QUIET)
     return total
 
