@@ -73,7 +73,7 @@ def main(
         settings = config.load(model, given, overrides)
         return int(_pipeline(job).run(settings, options.dry_run))
 
-    return _guarded(act)
+    return guarded(act)
 
 
 def _pipeline(name: str) -> ModuleType:
@@ -90,7 +90,7 @@ def _quoted(override: str, texts: Sequence[str]) -> str:
     return f"{key}={json.dumps(value)}" if equals and key in texts else override
 
 
-def _guarded(act: Callable[[], int]) -> int:
+def guarded(act: Callable[[], int]) -> int:
     """What ``act`` returns, or the exit code of its error or of the signal that ended it, which is told in one line."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     with _noted_signals() as came:

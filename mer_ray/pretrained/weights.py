@@ -313,7 +313,8 @@ def _unsafe(source: str, names: Iterable[str], revision: str | None = None, file
     return (
         f"weights {source}: only {', '.join(pickles)} there, which can run code when loaded. Convert once, where you "
         f"trust it, in a folder DIR: {first}AutoModel.from_pretrained(DIR).save_pretrained(DIR) with transformers "
-        "writes model.safetensors. Give weights.source=DIR, or put it into a bucket (s3://...), without the old file"
+        "writes model.safetensors; for a separator, jobs/weights.py convert FILE DIR plugin=NAME. Give "
+        "weights.source=DIR, or put it into a bucket (s3://...), without the old file"
     )
 
 

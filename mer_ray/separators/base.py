@@ -170,14 +170,14 @@ class WindowedSeparator(PretrainedModel, Separator):
 
     def _build(self, model_config: dict[str, Any]) -> nn.Module:
         try:
-            return self._network(model_config)
+            return self.network(model_config)
         except (TypeError, ValueError) as error:
             raise PluginError(f"weights {self.config.weights.source}: config.json is of another model: {error}") from (
                 error
             )
 
     @abstractmethod
-    def _network(self, model_config: dict[str, Any]) -> nn.Module:
+    def network(self, model_config: dict[str, Any]) -> nn.Module:
         """The network of its constructor's arguments; float32 (B, W) through it is (B, 2, W)."""
 
     def _prepare(self, folder: Path) -> None:

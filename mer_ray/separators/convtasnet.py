@@ -61,7 +61,8 @@ class Separator(base.WindowedSeparator):
         """See the base class."""
         return self.config.rate_hz
 
-    def _network(self, model_config: dict[str, Any]) -> nn.Module:
+    def network(self, model_config: dict[str, Any]) -> nn.Module:
+        """See the base class."""
         from torchaudio.models import ConvTasNet  # noqa: PLC0415 - a second of imports, when a model is built
 
         model: nn.Module = ConvTasNet(**model_config)
@@ -79,6 +80,6 @@ def tiny() -> Separator:
     """The published network in everything but its size, saved and loaded as files."""
     config = _BASE | {"enc_num_feats": 16, "msk_num_feats": 8, "msk_num_hidden_feats": 16, "msk_num_layers": 2}
     shape = Separator(Config(weights=Weights(source="random:convtasnet-base-libri2mix")))
-    model = architecture.randomly(lambda: shape._network(config))
+    model = architecture.randomly(lambda: shape.network(config))
     folder = architecture.keep_files(Checkpoint(config, model))
     return Separator(Config(weights=Weights(source=folder), device="cpu"))

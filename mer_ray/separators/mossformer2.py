@@ -46,7 +46,8 @@ class Separator(base.WindowedSeparator):
     architectures: ClassVar = ARCHITECTURES
     config: Config
 
-    def _network(self, model_config: dict[str, Any]) -> nn.Module:
+    def network(self, model_config: dict[str, Any]) -> nn.Module:
+        """See the base class."""
         from mer_ray.pretrained.mossformer2 import MossFormer2  # noqa: PLC0415 - torch, when a model is built
 
         if model_config.get("num_spks", 2) != 2:
@@ -59,6 +60,6 @@ def tiny() -> Separator:
     config = _PUBLISHED | {"encoder_embedding_dim": 16, "mossformer_sequence_dim": 16, "num_mossformer_layer": 2}
     config |= {"memory_channels": 8, "query_key_dim": 8, "group_size": 32, "encoder_kernel_size": 64}
     shape = Separator(Config(weights=Weights(source="random:mossformer2-ss-16k")))
-    model = architecture.randomly(lambda: shape._network(config))
+    model = architecture.randomly(lambda: shape.network(config))
     folder = architecture.keep_files(Checkpoint(config, model))
     return Separator(Config(weights=Weights(source=folder), device="cpu"))

@@ -1,0 +1,122 @@
+"""``jobs/weights.py convert``: a checkpoint published as a pickle becomes a folder that a plug-in loads."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from safetensors import safe_open
+from torch import nn
+
+from mer_ray import config, registry
+from mer_ray.config import Section
+from mer_ray.errors import ConfigError, PluginError
+from mer_ray.pipelines import command
+from mer_ray.pretrained import checkpoint, unpickle
+from mer_ray.pretrained.weights import RANDOM
+from mer_ray.separators.base import WindowedSeparator
+
+_USAGE = "usage: .venv/bin/python jobs/weights.py convert SOURCE DIR plugin=NAME [config=FILE]"
+
+
+class Config(Section):
+    """What the checkpoint is of."""
+
+    plugin: str = Field(description="the plug-in that is to load it: mossformer2 | convtasnet")
+    config: str | None = Field(None, description="JSON of the network's arguments; unset, those of the published one")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``jobs/weights.py convert SOURCE DIR plugin=NAME [config=FILE]``; the exit code as of the other jobs."""
+    parser = argparse.ArgumentParser(prog="jobs/weights.py", add_help=False)
+    parser.add_argument("action", nargs="?", choices=["convert"])
+    parser.add_argument("source", nargs="?")
+    parser.add_argument("folder", nargs="?", metavar="DIR")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("-h", "--help", action="store_true")
+    options = parser.parse_intermixed_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    if options.help or options.folder is None:
+        _help(console)
+        return 0 if options.help else 2
+
+    def act() -> int:
+        settings = config.load(Config, None, options.overrides)
+        count = convert(Path(options.source), Path(options.folder), settings)
+        console.print(
+            f"{escape(options.folder)}: {count / 1e6:.1f} million parameters of {settings.plugin}; use it by "
+            f"denoise.separator={{name: {settings.plugin}, options: {{weights: {{source: {escape(options.folder)}}}}}}}"
+        )
+        return 0
+
+    return command.guarded(act)
+
+
+def convert(source: Path, folder: Path, settings: Config) -> int:
+    """Write ``config.json`` and ``model.safetensors`` of a pickle into a folder; the number of parameters.
+
+    The pickle is read in a process without network, and stays as it is. Nothing is left of what is refused.
+
+    Raises:
+        ConfigError: the folder holds weights already.
+        PluginError: the plug-in has no such weights, or the file is not what the plug-in loads; the message names
+            tensors.
+    """
+    arguments = _arguments(settings)
+    with torch.device("meta"):
+        model = _network(settings, arguments)
+    files = (checkpoint.CONFIG, checkpoint.WEIGHTS)
+    if there := [name for name in files if (folder / name).exists()]:
+        raise ConfigError(f"{folder} holds {', '.join(there)} already; give another folder")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".converting-") as beside:
+        raw = Path(beside) / "raw.safetensors"
+        unpickle.tensors_of(source, raw)
+        with safe_open(raw, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        checkpoint.check(model, shapes, str(source))
+        checkpoint.write(Path(beside), arguments, tensors)
+        folder.mkdir(exist_ok=True)
+        for name in files:
+            (Path(beside) / name).replace(folder / name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _arguments(settings: Config) -> dict[str, Any]:
+    module = registry.find("separators", settings.plugin)
+    if not issubclass(module.Separator, WindowedSeparator):
+        raise PluginError(f"plugin={settings.plugin}: it loads no checkpoint of its own")
+    if settings.config is not None:
+        return checkpoint.read_arguments(Path(settings.config), f"config={settings.config}")
+    published: dict[str, Any] = next(iter(module.ARCHITECTURES.values())).config()
+    return published
+
+
+def _network(settings: Config, arguments: dict[str, Any]) -> nn.Module:
+    module = registry.find("separators", settings.plugin)
+    architecture = next(iter(module.ARCHITECTURES))
+    separator = registry.build("separators", settings.plugin, {"weights": {"source": f"{RANDOM}{architecture}"}})
+    try:
+        network: nn.Module = separator.network(arguments)
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"config={settings.config}: these are not arguments of {settings.plugin}: {error}") from error
+    return network
+
+
+def _help(console: Console) -> None:
+    console.print(f"{_USAGE}\n\n{__doc__}\n", markup=False)
+    grid = Table(box=None, pad_edge=False)
+    for column in ("key", "default", "meaning"):
+        grid.add_column(column, overflow="fold")
+    for row in config.describe(Config):
+        grid.add_row(*map(escape, row))
+    console.print(grid)
