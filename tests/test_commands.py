@@ -66,11 +66,18 @@ ELSEWHERE = {
 """The test of each command that trains, measures, submits, or needs a server; commands are known by how they begin."""
 
 SMALL = {
-    "mine": (*made_runs.QUICK, "fit.epochs=2", "tables.dir=tables"),
+    "mine": (
+        *made_runs.QUICK,
+        "fit.epochs=2",
+        "tables.dir=tables",
+        "transcribe.enabled=false",
+        "denoise.enabled=false",
+    ),
     "extract": ("tables.dir=tables",),
     "probe": ("probe={layers: 2, folds: 2}", "tables.dir=tables"),
 }
-"""What makes a job quick, before the arguments of the document, which win."""
+"""What makes a job quick, before the arguments of the document, which win; of Whisper's work see
+``tests/pipelines/test_folder.py``."""
 
 LEFT_BEHIND = ("run.dir", "html", "export.mertools", "export.huggingface")
 

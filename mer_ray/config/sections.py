@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mer_ray.types import MER2024
 
@@ -23,10 +23,15 @@ class JobConfig(Section):
 
 
 class PluginConfig(Section):
-    """A plug-in by name, with its own options."""
+    """A plug-in by name, with its own options; a name alone is a plug-in without any."""
 
     name: str = Field(description="file name of the plug-in in its kind's folder")
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        return {"name": given} if isinstance(given, str) else given
 
 
 class TaskConfig(PluginConfig):
@@ -85,9 +90,16 @@ class FacesConfig(Section):
 
 
 class DenoiseConfig(Section):
-    enabled: bool = Field(False, description="separate noisy voices and keep what the recogniser understands better")
-    separator: PluginConfig = Field(PluginConfig(name="spectral"), description="source separator")
-    recogniser: PluginConfig = Field(PluginConfig(name="templates"), description="recogniser that judges the streams")
+    enabled: bool | Literal["auto"] = Field(
+        False,
+        description="separate noisy voices and keep what the recogniser understands better; auto: where there is one",
+    )
+    separator: PluginConfig = Field(
+        PluginConfig(name="spectral"), description="source separator; auto: the best that is installed"
+    )
+    recogniser: PluginConfig = Field(
+        PluginConfig(name="templates"), description="recogniser that judges the streams; auto: that of transcribe"
+    )
     threshold: float = Field(0.1, ge=0, le=1, description="similarity gap above which a stream replaces the original")
     batch_size: int = Field(16, ge=1, description="clips per batch and Parquet part")
     cpus: float = Field(1.0, gt=0, description="CPUs per worker")
@@ -95,8 +107,13 @@ class DenoiseConfig(Section):
 
 
 class TranscribeConfig(Section):
-    enabled: bool = Field(False, description="transcribe clips that have no text")
-    recogniser: PluginConfig = Field(PluginConfig(name="templates"), description="speech recogniser")
+    enabled: bool | Literal["auto"] = Field(
+        False, description="transcribe clips that have no text; auto: where there is a recogniser"
+    )
+    recogniser: PluginConfig = Field(
+        PluginConfig(name="templates"),
+        description="speech recogniser; auto: Whisper weights of the local hub folder, or of an installed package",
+    )
     punctuator: PluginConfig = Field(PluginConfig(name="none"), description="of what is recognised without marks")
     hears: Literal["original", "chosen", "better"] | None = Field(
         None,

@@ -14,7 +14,7 @@ from mer_ray.data import export
 from mer_ray.data.export import FeatureTable
 from mer_ray.data.manifest import Manifest
 from mer_ray.errors import ConfigError
-from mer_ray.pipelines import estimate, features, results, source, summary
+from mer_ray.pipelines import estimate, features, results, source, speech, summary
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
@@ -37,6 +37,7 @@ def run(settings: ExtractConfig, dry_run: bool = False) -> int:
         MerRayError: the job failed; the same call continues it.
     """
     console = Console(highlight=False)
+    settings = speech.settle(settings, console)
     check(settings)
     run_dir, tables = source.stores(settings)
     manifest = source.clips(settings, run_dir, console, require_labels=False, dry_run=dry_run)

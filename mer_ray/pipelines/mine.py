@@ -20,7 +20,7 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, MaterialiseError
 from mer_ray.evaluation import report
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines import estimate, features, narrate, results, source, summary
+from mer_ray.pipelines import estimate, features, narrate, results, source, speech, summary
 from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
@@ -47,6 +47,7 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
         MerRayError: the job failed; the same call continues it.
     """
     console = Console(highlight=False)
+    settings = speech.settle(settings, console)
     check(settings)
     run_dir, tables = source.stores(settings)
     brought = source.load(settings, run_dir, console, dry_run=dry_run)

@@ -25,7 +25,7 @@ from mer_ray.evaluation import probe_report
 from mer_ray.evaluation.probe_report import Layer, ProbedModel, ProbeReport
 from mer_ray.learners import folds as folds_
 from mer_ray.learners import probe
-from mer_ray.pipelines import estimate, features, results, source
+from mer_ray.pipelines import estimate, features, results, source, speech
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import step_line
@@ -50,6 +50,7 @@ def run(settings: ProbeConfig, dry_run: bool = False) -> int:
         MerRayError: the job failed; the same call continues it.
     """
     console = Console(highlight=False)
+    settings = speech.settle(settings, console)
     if not settings.encoders:
         raise ConfigError("there is no model to probe: name encoders, e.g. encoders.hubert.plugin=hubert")
     features.check(settings)

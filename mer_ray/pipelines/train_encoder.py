@@ -32,7 +32,7 @@ from mer_ray.data.manifest import Manifest
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, InputError, LearnerError, NotHereError
 from mer_ray.learners import folds as folding
-from mer_ray.pipelines import curves, estimate, features, source
+from mer_ray.pipelines import curves, estimate, features, source, speech
 from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import StepLine, step_line
 from mer_ray.runtime.journal import Journal
@@ -68,6 +68,7 @@ def run(settings: TrainConfig, dry_run: bool = False) -> int:
         MerRayError: the job failed; the same call continues it.
     """
     console = Console(highlight=False)
+    settings = speech.settle(settings, console)
     run_dir, tables = source.stores(settings)
     manifest, task = _brought(settings, run_dir, console, dry_run)
     if dry_run:

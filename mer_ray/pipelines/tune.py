@@ -23,7 +23,7 @@ from mer_ray.evaluation import tune_report
 from mer_ray.evaluation.page import percent
 from mer_ray.evaluation.tune_report import Searchable, TriedTrial, TuneReport
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines import estimate, features, mine, results, source
+from mer_ray.pipelines import estimate, features, mine, results, source, speech
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
@@ -52,6 +52,7 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
         MerRayError: the job failed; the same call continues it.
     """
     console = Console(highlight=False)
+    settings = speech.settle(settings, console)
     run_dir, tables = source.stores(settings)
     check(settings, run_dir)
     brought = source.load(settings, run_dir, console, dry_run=dry_run)

@@ -37,7 +37,7 @@ def test_a_missing_file_names_the_shipped_ones():
 def test_shipped_files_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config.load(config.MineConfig, "jobs/configs/demo.yaml").evaluation.ablations
-    assert not config.load(config.MineConfig, "folder.yaml").denoise.enabled
+    assert config.load(config.MineConfig, "folder.yaml").denoise.enabled == "auto"
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\xff\xfe"])
