@@ -52,6 +52,12 @@ ELSEWHERE = {
     f"{PYTHON} jobs/bench.py voting": (
         f"{BENCHMARKS}voting.py::test_unequal_raters_are_pooled_better_than_by_counting_and_than_the_best_of_them"
     ),
+    f"{PYTHON} jobs/bench.py denoise": (
+        f"{BENCHMARKS}denoise.py::test_each_separator_is_measured_and_real_ones_clean_more_than_the_steady_filter"
+    ),
+    f"{PYTHON} jobs/weights.py convert": (
+        "tests/pipelines/test_weights.py::test_a_published_pickle_becomes_a_folder_that_the_separator_loads"
+    ),
     f"{PYTHON} jobs/bench.py round": f"{BENCHMARKS}round.py::test_a_small_round_is_measured",
     f"{PYTHON} jobs/bench.py memory": (
         f"{BENCHMARKS}memory.py::test_what_a_large_encoder_needs_falls_with_the_gpus_and_with_offload"
