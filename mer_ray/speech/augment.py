@@ -19,6 +19,7 @@ from torchaudio.functional import add_noise, fftconvolve, resample
 from torchaudio.transforms import SpecAugment, SpeedPerturbation
 
 from mer_ray.errors import ConfigError
+from mer_ray.pretrained.weights import LocalPath
 from mer_ray.types import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
@@ -31,9 +32,9 @@ class Mixing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    noise: str | None = Field(None, description="folder of environmental sounds, .wav or .flac")
-    speakers: str | None = Field(None, description="folder of background speech; else the other clips of a batch")
-    rooms: str | None = Field(None, description="folder of room impulse responses, for the background speech")
+    noise: LocalPath | None = Field(None, description="folder of environmental sounds, .wav or .flac")
+    speakers: LocalPath | None = Field(None, description="folder of background speech; else the other clips of a batch")
+    rooms: LocalPath | None = Field(None, description="folder of room impulse responses, for the background speech")
     clean_share: float = Field(2.0, ge=0, description="of clips that stay clean, beside the two shares below")
     noise_share: float = Field(1.0, ge=0, description="of clips in environmental noise")
     speakers_share: float = Field(1.0, ge=0, description="of clips before background speech")
@@ -112,7 +113,7 @@ def mixed(
         return samples
     kind = rng.choice(3, p=shares / shares.sum())
     if kind == 1:
-        noise = fitting(sounds.noise[rng.integers(len(sounds.noise))], len(samples), rng)
+        noise = fitting(sounds.noise[int(rng.integers(len(sounds.noise)))], len(samples), rng)
         return at_snr(samples, noise, rng.uniform(*mixing.noise_snr_db))
     if kind == 2:
         chatter = babble(
@@ -149,9 +150,9 @@ def babble(
     """``count`` drawn voices at once, equally loud, each heard through a drawn room where there are any."""
     total = np.zeros(num_samples, np.float32)
     for _ in range(count):
-        voice = fitting(voices[rng.integers(len(voices))], num_samples, rng)
+        voice = fitting(voices[int(rng.integers(len(voices)))], num_samples, rng)
         if len(rooms):
-            voice = reverberant(voice, rooms[rng.integers(len(rooms))])
+            voice = reverberant(voice, rooms[int(rng.integers(len(rooms)))])
         total += voice / max(_rms(voice), _QUIET)
     return total
 
