@@ -49,17 +49,17 @@ class Config(Section):
     """How many sentences, and how long is trained."""
 
     data: str = Field(description="folder of noise_rir_16k.tar, see docs/benchmarks.md")
-    labelled: int = Field(240, ge=8, description="sentences to train on")
-    pool: int = Field(480, ge=8, description="unlabelled sentences, by all voices")
-    held_out: int = Field(60, ge=1, description="sentences that end the self-training")
-    test: int = Field(150, ge=1, description="sentences of the word error rates, by new voices")
-    steps: int = Field(420, ge=1, description="of training from scratch")
-    more_steps: int = Field(180, ge=1, description="of each round of self-training")
-    most_rounds: int = Field(2, ge=1, description="of self-training")
+    labelled: int = Field(200, ge=8, description="sentences to train on")
+    pool: int = Field(240, ge=8, description="unlabelled sentences, by all voices")
+    held_out: int = Field(40, ge=1, description="sentences that end the self-training")
+    test: int = Field(100, ge=1, description="sentences of the word error rates, by new voices")
+    steps: int = Field(360, ge=1, description="of training from scratch")
+    more_steps: int = Field(120, ge=1, description="of each round of self-training")
+    most_rounds: int = Field(1, ge=1, description="of self-training")
     share: float = Field(0.6, gt=0, le=1, description="of the pool that is kept")
     batch_size: int = Field(16, ge=1, description="sentences of a step")
     learning_rate: float = Field(3e-3, gt=0, description="highest of a training from scratch; a third of it later")
-    small: noise_robust_asr.Small = noise_robust_asr.Small()
+    small: noise_robust_asr.Small = noise_robust_asr.Small(layers=2)
     seed: int = Field(0, ge=0, description="of sentences, voices, noise and training")
 
 

@@ -8,7 +8,7 @@ end with the first that is not. What a killed run had finished is read back and 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,7 +118,8 @@ def _round(
         _write(own / _LABELS, {name: [one.text, one.score] for name, one in kept.items()})
     told = json.loads((own / _LABELS).read_text(encoding="utf-8"))
     if not (own / _DONE).exists():
-        beside = own / f"{_DONE}.{os.getpid()}"
+        beside = own / f"{_DONE}.part"
+        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed in training
         beside.mkdir()
         train(labels(own), beside)
         beside.rename(own / _DONE)
