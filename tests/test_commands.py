@@ -63,6 +63,7 @@ ELSEWHERE = {
         f"{BENCHMARKS}memory.py::test_what_a_large_encoder_needs_falls_with_the_gpus_and_with_offload"
     ),
     f"{PYTHON} jobs/bench.py train": f"{BENCHMARKS}train.py::test_it_counts_and_times_a_step_of_each_case",
+    f"{PYTHON} jobs/bench.py asr": f"{BENCHMARKS}asr.py::test_every_arm_is_trained_and_its_errors_are_counted",
     f"{PYTHON} jobs/bench.py tasks": f"{BENCHMARKS}tasks.py::test_it_trains_each_case_and_scores_new_speakers",
     "make mine": "tests/test_commands.py::test_make_mine_runs_the_demo",
     "make test": HERE,

@@ -84,10 +84,10 @@ def run(settings: TrainConfig, dry_run: bool = False) -> int:
         job = _job(settings, manifest, task, made, run_dir, journal)
         console.print(f"{len(job.train)} clips to train on, {len(job.valid)} to score")
         entry = _train(job, settings, journal, console)
-    text = yaml.safe_dump({"encoders": {settings.name: entry}}, sort_keys=False)
+    text = yaml.safe_dump(task.section(settings.name, entry), sort_keys=False)
     run_dir.write(ENTRY, text.encode())
     journal.event("run_done")
-    console.print(f"weights: {run_dir.path(WEIGHTS)}\nto extract with them, put into a config:\n{text}", soft_wrap=True)
+    console.print(f"weights: {run_dir.path(WEIGHTS)}\nto use them, put into a config:\n{text}", soft_wrap=True)
     return 0
 
 
@@ -153,7 +153,10 @@ def _job(
     )
     device = "cuda" if settings.optimization.gpus_per_worker else "cpu"
     return Job(
-        task=PluginConfig(name=settings.task.name, options=task.config.model_dump(mode="json")),
+        task=PluginConfig(
+            name=settings.task.name,
+            options=task.taught([wanted[row].text or "" for row in train]).model_dump(mode="json"),
+        ),
         class_names=names,
         clips=clips,
         train=train,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,12 @@ class WaveformModel(PretrainedModel):
 
     A waveform shorter than 25 ms is padded with silence to one frame. Beyond ``window_seconds`` a clip is read in equal
     windows, each brought to unit variance by itself and seeing nothing of the others.
+
+    Class attributes:
+        families: types of models that are taken.
     """
 
+    families: ClassVar[tuple[str, ...]] = FAMILIES
     config: WaveformConfig
 
     @property
@@ -56,10 +60,10 @@ class WaveformModel(PretrainedModel):
 
     def _read_config(self, folder: Path) -> Any:
         config = super()._read_config(folder)
-        if config.model_type not in FAMILIES:
+        if config.model_type not in self.families:
             raise ConfigError(
                 f"weights {self.config.weights.source}: a model of type {config.model_type!r}; the "
-                f"{type(self).__module__.rpartition('.')[2]} plug-in takes {', '.join(FAMILIES)}"
+                f"{type(self).__module__.rpartition('.')[2]} plug-in takes {', '.join(self.families)}"
             )
         return config
 

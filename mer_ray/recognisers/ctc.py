@@ -1,4 +1,4 @@
-"""Speech models with a layer of letters (CTC): HuBERT, wav2vec 2.0, WavLM, data2vec-audio, by their weights.
+"""Speech models with a layer of letters (CTC), by their weights: HuBERT, WavLM, wav2vec 2.0 and its BERT, data2vec.
 
 Words come from the likeliest letters, or from a beam search with a lexicon and an n-gram of words.
 
@@ -18,22 +18,34 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
-from transformers import AutoModelForCTC, HubertConfig, Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoModelForCTC,
+    HubertConfig,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
 
-from mer_ray.errors import PluginError
+from mer_ray.errors import PluginError, ShapeError
 from mer_ray.pretrained import architecture, tuning
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.ctc import DELIMITER, Beam, Greedy, Search, Vocabulary, Words
 from mer_ray.pretrained.forward import Features, Item
-from mer_ray.pretrained.waveforms import WaveformConfig, WaveformModel
+from mer_ray.pretrained.waveforms import FAMILIES, WaveformConfig, WaveformModel
 from mer_ray.pretrained.weights import LocalPath, Weights, fetch_file
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Segment, Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
 
-_FRAME_SECONDS = 0.02
+FRAME_SAMPLES = 320
+"""Of each frame, in all families."""
 _SILENT = 1e-4  # largest deviation from the mean: nothing was recorded
-_UNREAD = tuple(f"{name}.masked_spec_embed" for name in ("wav2vec2", "hubert", "wavlm", "data2vec_audio"))
+_MIN_SPECTRAL = 800  # four frames of mel bands, of which two make one of the model's
+UNREAD = tuple(
+    f"{name}.masked_spec_embed" for name in ("wav2vec2", "wav2vec2_bert", "hubert", "wavlm", "data2vec_audio")
+)
+"""Beginnings of the names of tensors that recognition never reads."""
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _LETTERS = "etaonihsrdlumwcfgypbvk'xjqz"
 _LARGE = {
@@ -45,6 +57,8 @@ _LARGE = {
     "do_stable_layer_norm": True,
     "conv_bias": True,
 }
+SPECTRAL = "wav2vec2-bert"
+"""The family that reads mel bands."""
 ARCHITECTURES = {
     "wav2vec2-base-960h": Architecture(
         Wav2Vec2Config,
@@ -94,12 +108,23 @@ class Recogniser(WaveformModel, base.Recogniser):
 
     version: ClassVar[int] = 1
     hears: ClassVar[Literal["original", "chosen"]] = "chosen"
+    families: ClassVar = (*FAMILIES, SPECTRAL)
     architectures: ClassVar = ARCHITECTURES
     file_options: ClassVar = ("lexicon", "language_model")
     config: Config
 
+    @property
+    def is_spectral(self) -> bool:
+        """Whether the model reads mel bands and not the waveform."""
+        return bool(self.model_config.model_type == SPECTRAL)
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """See the base class; what reads mel bands is normed clip by clip and hears only what went before."""
+        return not self.is_spectral and super().exact
+
     def network(self, tune: Callable[[nn.Module], None]) -> nn.Module:
-        """The model to be trained: on the CPU, float32; ``logits`` runs it.
+        """The model to be trained: on the CPU, float32; ``log_probabilities`` runs it.
 
         Args:
             tune: sets what trains of it.
@@ -117,14 +142,20 @@ class Recogniser(WaveformModel, base.Recogniser):
         return model
 
     def _load(self, folder: Path) -> nn.Module:
-        model: nn.Module = architecture.load(AutoModelForCTC, folder, self.config.weights, _UNREAD)
+        model: nn.Module = architecture.load(AutoModelForCTC, folder, self.config.weights, UNREAD)
         return model
 
     def _prepare(self, folder: Path) -> None:
-        super()._prepare(folder)
+        self._prepare_extractor(folder)
         if not (folder / "vocab.json").is_file():
             raise PluginError(f"weights {self.config.weights.source}: no vocab.json in {folder}, so no letters")
         self._set_tokenizer(Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True))
+
+    def _prepare_extractor(self, folder: Path) -> None:
+        if self.is_spectral:
+            self._extractor = SeamlessM4TFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        else:
+            super()._prepare(folder)
 
     def _prepare_randomly(self) -> None:
         super()._prepare_randomly()
@@ -133,6 +164,7 @@ class Recogniser(WaveformModel, base.Recogniser):
 
     def _set_tokenizer(self, made: Any) -> None:
         """What turns frames into words."""
+        self._tokenizer = made
         vocabulary = Vocabulary.of(made, self.model_config.pad_token_id)
         if len(vocabulary.tokens) != self.model_config.vocab_size:
             raise PluginError(
@@ -154,6 +186,43 @@ class Recogniser(WaveformModel, base.Recogniser):
             language_weight=config.language_weight,
             word_score=config.word_score,
         )
+
+    def _windows(self, index: int, samples: NDArray[np.float32]) -> list[Item]:
+        if self.is_spectral and len(samples) < _MIN_SPECTRAL:
+            samples = np.pad(samples, (0, _MIN_SPECTRAL - len(samples)))
+        return super()._windows(index, samples)
+
+    def _collate(self, payloads: list[Any]) -> dict[str, Any]:
+        if not self.is_spectral:
+            return super()._collate(payloads)
+        made = self._extractor(payloads, sampling_rate=SAMPLE_RATE_HZ, padding=True, return_tensors="pt")
+        return {"input_features": made["input_features"], "attention_mask": made["attention_mask"]}
+
+    def _spans(self, inputs: dict[str, Any]) -> list[tuple[int, int]]:
+        if not self.is_spectral:
+            return super()._spans(inputs)
+        return [(0, int(own)) for own in inputs["attention_mask"].sum(dim=1)]
+
+    def inputs(self, waveforms: Sequence[NDArray[np.float32]]) -> list[dict[str, Any]]:
+        """What ``log_probabilities`` takes: one batch, or one for each where padding changes the result.
+
+        Raises:
+            ShapeError: a waveform is longer than one window.
+        """
+        cut = [self._windows(i, samples) for i, samples in enumerate(waveforms)]
+        if long := [parts for parts in cut if len(parts) > 1]:
+            raise ShapeError(f"it is longer than window_seconds, which makes {len(long[0])} parts of it")
+        payloads = [parts[0].payload for parts in cut]
+        return [self._collate([payload]) for payload in payloads] if self.exact else [self._collate(payloads)]
+
+    def log_probabilities(self, inputs: dict[str, Any]) -> Features:
+        """One of ``inputs`` through ``network``: (B, T, V) and each clip's own frames, with gradients."""
+        return self._forward(dict(inputs))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the columns stand for; known once the model is opened."""
+        return self._decoder.vocabulary
 
     def _forward(self, inputs: dict[str, Any]) -> Features:
         spans = self._spans(inputs)
@@ -178,9 +247,9 @@ class Recogniser(WaveformModel, base.Recogniser):
 
     def _transcript(self, found: Words, num_samples: int) -> Transcript:
         words = [word.lower() if self._lower else word for word in found.words]
-        end = num_samples / SAMPLE_RATE_HZ
+        end, seconds = num_samples / SAMPLE_RATE_HZ, FRAME_SAMPLES / SAMPLE_RATE_HZ
         segments = tuple(
-            Segment(min(start * _FRAME_SECONDS, end), min(stop * _FRAME_SECONDS, end), word)
+            Segment(min(start * seconds, end), min(stop * seconds, end), word)
             for word, (start, stop) in zip(words if found.spans else [], found.spans, strict=True)
         )
         confidence = 1.0 if not words else float(np.exp(found.score)) if found.score is not None else 0.0

@@ -19,6 +19,7 @@ from torchaudio.functional import add_noise, fftconvolve, resample
 from torchaudio.transforms import SpecAugment, SpeedPerturbation
 
 from mer_ray.errors import ConfigError
+from mer_ray.pretrained.weights import LocalPath
 from mer_ray.types import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
@@ -31,9 +32,9 @@ class Mixing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    noise: str | None = Field(None, description="folder of environmental sounds, .wav or .flac")
-    speakers: str | None = Field(None, description="folder of background speech; else the other clips of a batch")
-    rooms: str | None = Field(None, description="folder of room impulse responses, for the background speech")
+    noise: LocalPath | None = Field(None, description="folder of environmental sounds, .wav or .flac")
+    speakers: LocalPath | None = Field(None, description="folder of background speech; else the other clips of a batch")
+    rooms: LocalPath | None = Field(None, description="folder of room impulse responses, for the background speech")
     clean_share: float = Field(2.0, ge=0, description="of clips that stay clean, beside the two shares below")
     noise_share: float = Field(1.0, ge=0, description="of clips in environmental noise")
     speakers_share: float = Field(1.0, ge=0, description="of clips before background speech")

@@ -75,9 +75,10 @@ Batch = dict[str, Any]
 
 
 class Task(ABC):
-    """One way of training one encoder.
+    """One way of training one encoder, or one recogniser.
 
     Class attributes:
+        makes: the kind of plug-in that loads what it saves.
         needs_labels: whether only labelled clips are of use.
         filters: whether ``usable`` refuses some clips.
 
@@ -86,6 +87,7 @@ class Task(ABC):
         class_names: of the labels; empty where there are none.
     """
 
+    makes: ClassVar[str] = "encoders"
     needs_labels: ClassVar[bool]
     filters: ClassVar[bool] = False
 
@@ -119,7 +121,7 @@ class Task(ABC):
 
     @abstractmethod
     def save(self, weights: Iterable[tuple[str, Tensor]], folder: Path, place: str) -> Mapping[str, Any]:
-        """Write what an encoder plug-in loads, and say how: an entry of ``encoders`` in a job's config.
+        """Write what a plug-in of the kind loads, and say how: its name under ``plugin``, and its ``options``.
 
         Args:
             weights: every tensor of the network, in the order of its modules.
@@ -140,6 +142,19 @@ class Task(ABC):
     def usable(self, clip: ClipInput) -> bool:
         """Whether a clip can be learnt from; silent ones cannot, for some."""
         return True
+
+    def taught(self, texts: Sequence[str]) -> Config:
+        """Its config with what it takes of the training clips' transcripts; most take nothing."""
+        return self.config
+
+    def section(self, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """What a job's config is given to use what ``save`` wrote.
+
+        Args:
+            name: of the new encoder.
+            entry: what ``save`` returned.
+        """
+        return {"encoders": {name: dict(entry)}}
 
 
 def to(batch: Any, device: torch.device) -> Any:  # noqa: ANN401 - tensors inside dictionaries and lists

@@ -9,6 +9,8 @@ from made_task import CLIPS, LABEL, batch, clip, make, shipped
 from mer_ray import registry
 from mer_ray.encoders.base import ClipInput, PretrainedEncoder
 from mer_ray.errors import ConfigError
+from mer_ray.pretrained.ctc import Greedy
+from mer_ray.recognisers.base import Recogniser
 
 ALL = [0, 1, 2, 3]
 HARD = [
@@ -44,7 +46,7 @@ def done(request, tmp_path_factory):
     network, losses = fitted(task, shipped(request.param)["optimization"]["learning_rate"])
     (folder / "weights").mkdir()
     entry = task.save(network.state_dict().items(), folder / "weights", str(folder / "weights"))
-    encoder = registry.build("encoders", entry["plugin"], entry["options"])
+    encoder = registry.build(task.makes, entry["plugin"], entry["options"])
     encoder.load()
     return task, before, network, losses, encoder
 
@@ -89,6 +91,9 @@ def test_the_same_draws_give_the_same_batch(done):
 def test_what_was_saved_is_what_the_encoder_loads(done):
     """Its features are those of the trained network, run in training's own way."""
     _, _, network, _, encoder = done
+    if isinstance(encoder, Recogniser):
+        assert [heard.text for heard in encoder.transcribe([one.audio for one in CLIPS])] == spelled(network)
+        return
     features = encoder.encode(CLIPS)
     assert all(f.shape[1] == encoder.dim and np.isfinite(f).all() for f in features)
     inner = getattr(network, "encoder", None)
@@ -98,6 +103,16 @@ def test_what_was_saved_is_what_the_encoder_loads(done):
                 with torch.no_grad():
                     expected = inner.features(inner.inputs([one])[0]).pooled()[0]
                 assert_close(found.mean(axis=0), expected.numpy(), 1e-4)
+
+
+def spelled(network):
+    """What a recogniser's network writes of the clips, by the likeliest letter of each frame."""
+    listener, texts = network.listener, []
+    with torch.no_grad():
+        for one in CLIPS:
+            (made,) = listener.log_probabilities(listener.inputs([one.audio])[0]).apart()
+            texts.append(" ".join(Greedy(listener.vocabulary).decode(made).words))
+    return texts
 
 
 def test_a_tiny_model_needs_a_local_folder(done):

@@ -1,0 +1,234 @@
+"""What each part of a noise-robust recogniser is worth: word error rates on sentences that espeak-ng says.
+
+A small recogniser of letters is trained from scratch on few sentences of a closed vocabulary, and asked about other
+sentences by voices that it never heard labelled, in noises, rooms and chatter that it never heard. JSON, under
+``arms.<arm>``: ``clean``, ``environment_5db`` and ``babble_10db``, the word error rates. The arms:
+
+- ``plain``: trained on the sentences as they are; the likeliest letters;
+- ``mixed``: trained on mixtures, clean : environment : other speakers = 2 : 1 : 1; the likeliest letters;
+- ``mixed_lexicon``: the same, by a beam over the vocabulary;
+- ``mixed_ngram``: the same, with a bigram of the training sentences;
+- ``self_trained``: ``mixed``, trained on with what ``mixed_ngram`` was surest of in an unlabelled pool, round by round;
+- ``self_trained_control``: ``mixed``, trained on for as many steps without the pool. Both by the likeliest letters.
+
+``rounds``: of the self-training, the first before it: ``held_out``, the word error rate that ends it by its first rise;
+how many sentences were ``kept``, the ``lowest_score`` of them and how wrong their ``labels`` are. ``seconds``: of each
+training.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from pydantic import Field
+from rich.console import Console
+
+from mer_ray.benchmarks import spoken
+from mer_ray.benchmarks.harness import table
+from mer_ray.benchmarks.spoken import Spoken
+from mer_ray.config import Section
+from mer_ray.encoders.base import ClipInput
+from mer_ray.pipelines import self_training
+from mer_ray.recognisers import ctc
+from mer_ray.speech.augment import Mixing, Sounds
+from mer_ray.speech.errors import word_error_rate
+from mer_ray.tasks import noise_robust_asr
+from mer_ray.types import SAMPLE_RATE_HZ
+
+State = dict[str, torch.Tensor]
+
+
+class Config(Section):
+    """How many sentences, and how long is trained."""
+
+    data: str = Field(description="folder of noise_rir_16k.tar, see docs/benchmarks.md")
+    labelled: int = Field(200, ge=8, description="sentences to train on")
+    pool: int = Field(240, ge=8, description="unlabelled sentences, by all voices")
+    held_out: int = Field(40, ge=1, description="sentences that end the self-training")
+    test: int = Field(100, ge=1, description="sentences of the word error rates, by new voices")
+    steps: int = Field(360, ge=1, description="of training from scratch")
+    more_steps: int = Field(120, ge=1, description="of each round of self-training")
+    most_rounds: int = Field(1, ge=1, description="of self-training")
+    share: float = Field(0.6, gt=0, le=1, description="of the pool that is kept")
+    batch_size: int = Field(16, ge=1, description="sentences of a step")
+    learning_rate: float = Field(3e-3, gt=0, description="highest of a training from scratch; a third of it later")
+    small: noise_robust_asr.Small = noise_robust_asr.Small(layers=2)
+    seed: int = Field(0, ge=0, description="of sentences, voices, noise and training")
+
+
+def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
+    """Measure every arm; prints the table at the end.
+
+    Raises:
+        ConfigError: the noise is missing.
+        InputError: espeak-ng is missing.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(settings, Path(folder))
+        figures: dict[str, Any] = {"arms": {}, "seconds": trial.seconds, "rounds": trial.rounds}
+        for arm, found in trial.arms():
+            figures["arms"][arm] = found
+            yield figures
+        rows = [[arm, *found.values()] for arm, found in figures["arms"].items()]
+        table(console, "word error rates", ["arm", "clean", "environment 5 dB", "babble 10 dB"], rows)
+
+
+class Trial:
+    """The sentences, the noise, and the arms one after another."""
+
+    def __init__(self, settings: Config, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self.seconds: dict[str, float] = {}
+        self.rounds: list[dict[str, Any]] = []
+        rng = np.random.default_rng(settings.seed)
+        known, new = spoken.voices(new=False), spoken.voices(new=True)
+
+        def said(count: int, voices: Sequence[str]) -> list[Spoken]:
+            return spoken.say(spoken.sentences(count, rng), voices, rng)
+
+        self.labelled, self.test = said(settings.labelled, known), said(settings.test, new)
+        self.pool, self.held_out = said(settings.pool, [*known, *new]), said(settings.held_out, [*known, *new])
+        train, test = spoken.surroundings(settings.data, rng)
+        self.heard = spoken.conditions(self.test, test, rng)
+        self.noise = _written(train, folder)
+
+    def arms(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Each arm's word error rates."""
+        self.train("plain", self.task({"noise_share": 0.0, "speakers_share": 0.0}), self.labelled)
+        yield "plain", self.errors("plain", "greedy")
+        task = self.task(self.noise)
+        state = self.train("mixed", task, self.labelled)
+        for arm, decoder in (("mixed", "greedy"), ("mixed_lexicon", "lexicon"), ("mixed_ngram", "ngram")):
+            yield arm, self.errors("mixed", decoder)
+        rounds = self.self_train(task, state)
+        best = self_training.best(rounds)
+        yield "self_trained", self.errors(best.folder or "mixed", "greedy")
+        self.train("control", task, self.labelled, state, self.settings.more_steps)
+        yield "self_trained_control", self.errors("control", "greedy")
+
+    def task(self, mixing: Mapping[str, Any]) -> noise_robust_asr.Task:
+        """The task that all arms train by."""
+        texts = tuple(one.text for one in self.labelled)
+        options = noise_robust_asr.Config(small=self.settings.small, mixing=Mixing(**mixing), sentences=texts)
+        return noise_robust_asr.Task(options, ())
+
+    def train(
+        self,
+        name: str,
+        task: noise_robust_asr.Task,
+        clips: Sequence[Spoken],
+        state: State | None = None,
+        steps: int | None = None,
+    ) -> State:
+        """Train from scratch, or on from a state, and leave the recogniser in a folder of the name; the new state."""
+        settings = self.settings
+        rate = settings.learning_rate / (1 if state is None else 3)
+        started = time.perf_counter()
+        made = fit(task, clips, steps or settings.steps, rate, settings.batch_size, settings.seed, state)
+        took = time.perf_counter() - started
+        self.seconds[name if "/" not in name else f"round_{Path(name).parent.name}"] = took
+        (self.folder / name).mkdir(exist_ok=True)
+        task.save(made.items(), self.folder / name, str(self.folder / name))
+        return made
+
+    def self_train(self, task: noise_robust_asr.Task, state: State) -> list[self_training.Round]:
+        """Round after round on the pool, each from the state that was trained on what is labelled alone."""
+        pool = {f"{i:05d}": one.samples for i, one in enumerate(self.pool)}
+
+        def train(labels: Mapping[str, str], folder: Path) -> None:
+            sure = [Spoken(text, pool[name]) for name, text in labels.items()]
+            self.train(str(folder), task, [*self.labelled, *sure], state, self.settings.more_steps)
+
+        rounds = self_training.run(
+            self.recogniser("mixed", "ngram"),
+            pool,
+            [(one.text, one.samples) for one in self.held_out],
+            train,
+            lambda folder: self.recogniser(str(folder), "ngram"),
+            self.folder / "rounds",
+            self.settings.share,
+            self.settings.most_rounds,
+        )
+        truth = dict(zip(pool, [one.text for one in self.pool], strict=True))
+        self.rounds += [self._told(one, truth) for one in rounds]
+        return rounds
+
+    def _told(self, one: self_training.Round, truth: Mapping[str, str]) -> dict[str, Any]:
+        """Figures of a round; how wrong the labels are that it kept is known here alone."""
+        told = {"held_out": one.word_error_rate, "kept": one.kept, "lowest_score": one.lowest_score}
+        if one.folder is None or not one.kept:
+            return told
+        labels = self_training.labels(Path(one.folder).parent)
+        return told | {"labels": word_error_rate([truth[name] for name in labels], list(labels.values()))}
+
+    def errors(self, name: str, decoder: str) -> dict[str, float]:
+        """Word error rates of a saved recogniser by condition."""
+        recogniser = self.recogniser(name, decoder)
+        texts = [one.text for one in self.test]
+        return {
+            condition: word_error_rate(texts, [one.text for one in recogniser.transcribe(samples)])
+            for condition, samples in self.heard.items()
+        }
+
+    def recogniser(self, name: str, decoder: str) -> ctc.Recogniser:
+        """A saved recogniser, by the likeliest letters, a beam over the lexicon, or one with the n-gram too."""
+        folder = self.folder / name
+        options: dict[str, Any] = {"weights": {"source": str(folder)}, "device": "cpu"}
+        if decoder != "greedy":
+            options |= {"decoder": "beam", "lexicon": str(folder / noise_robust_asr.LEXICON)}
+        if decoder == "ngram":
+            options |= {"language_model": str(folder / noise_robust_asr.ARPA)}
+        return ctc.Recogniser(ctc.Config(**options))
+
+
+def fit(
+    task: noise_robust_asr.Task,
+    clips: Sequence[Spoken],
+    steps: int,
+    rate: float,
+    batch_size: int,
+    seed: int,
+    state: State | None = None,
+) -> State:
+    """Train the task's network in plain steps; the state of its model, by the names that ``save`` takes."""
+    torch.manual_seed(seed)
+    network = task.build().train()
+    if state is not None:
+        network.load_state_dict(state)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
+    given = [ClipInput(audio=one.samples, text=one.text) for one in clips]
+    usable = [i for i, one in enumerate(given) if task.usable(one)]
+    rng = np.random.default_rng(seed)
+    queue: list[int] = []
+    for step in range(steps):
+        while len(queue) < batch_size:
+            queue += rng.permutation(usable).tolist()
+        rows, queue = queue[:batch_size], queue[batch_size:]
+        rngs = [np.random.default_rng([seed, step, row]) for row in rows]
+        loss = network(task.collate([given[row] for row in rows], np.full(len(rows), -1), rngs)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _written(sounds: Sounds, folder: Path) -> dict[str, str]:
+    """Folders of the sounds, as the task's options name them."""
+    places = {}
+    for kind in ("noise", "speakers", "rooms"):
+        (folder / kind).mkdir()
+        for i, samples in enumerate(getattr(sounds, kind)):
+            soundfile.write(folder / kind / f"{i:03d}.wav", samples, SAMPLE_RATE_HZ, subtype="FLOAT")
+        places[kind] = str(folder / kind)
+    return places
