@@ -122,6 +122,15 @@ def surroundings(data: str, rng: np.random.Generator) -> tuple[Sounds, Sounds]:
     return sounds[0], sounds[1]
 
 
+def noises(data: str) -> dict[str, Samples]:
+    """All recordings of noise, by their names.
+
+    Raises:
+        ConfigError: the folder lacks ``noise_rir_16k.tar``.
+    """
+    return dict(sorted(_read(Path(data) / _NOISE_TAR)[0].items()))
+
+
 def _read(tar: Path) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """Noises and rooms by their names."""
     if not tar.is_file():
