@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mer_ray import config, registry
-from mer_ray.config import TrainConfig
+from mer_ray.config import MineConfig, TrainConfig
 from mer_ray.pipelines import train_encoder
 
 pytestmark = pytest.mark.slow
@@ -34,6 +34,16 @@ def test_a_task_trains_on_two_workers_and_its_loss_falls(trained):
     assert len(losses) == 4
     assert losses[-1] < losses[0]
     assert (trained / "encoder.yaml").exists()
+
+
+def test_a_recognisers_job_leaves_what_transcribes_by_the_words_of_its_clips(trained):
+    if registry.find("tasks", trained.name).Task.makes == "recognisers":
+        transcribe = config.load(MineConfig, trained / "encoder.yaml").transcribe
+        recogniser = registry.build("recognisers", transcribe.recogniser.name, transcribe.recogniser.options)
+        recogniser.load()
+        assert transcribe.enabled
+        assert recogniser.config.decoder == "beam"
+        assert len((trained / "weights/lexicon.txt").read_text().splitlines()) > 10
 
 
 def test_what_was_trained_is_extracted_and_mined_with(shared):

@@ -11,6 +11,7 @@ from transformers import AutoModel, HubertConfig, Wav2Vec2FeatureExtractor
 from mer_ray import config, registry
 from mer_ray.config import MineConfig
 from mer_ray.encoders.base import ClipInput
+from mer_ray.errors import ShapeError
 from mer_ray.pretrained import architecture
 from mer_ray.recognisers import ctc
 from mer_ray.tasks import noise_robust_asr
@@ -151,3 +152,18 @@ def test_clips_are_mixed_anew_and_masked():
 def test_what_a_recogniser_cannot_be_saved_with_is_refused(how):
     with pytest.raises(ValidationError, match="takes full, partial or lora"):
         Config(tuning={"how": how})
+
+
+def test_what_was_trained_hears_a_clip_alone_as_among_others(tmp_path):
+    """Longer clips beside it, an odd number of mel frames, and hardly any sound at all."""
+    _, recogniser, _ = saved(Task(Config(small=SMALL), ()), tmp_path)
+    recogniser.load()
+    rng = np.random.default_rng(0)
+    sounds = [(0.1 * rng.normal(size=size)).astype(np.float32) for size in (16000, 16160, 400, 800, 24000)]
+    together = recogniser.log_probabilities(recogniser.inputs(sounds)[0]).apart()
+    for sound, found in zip(sounds, together, strict=True):
+        (alone,) = recogniser.log_probabilities(recogniser.inputs([sound])[0]).apart()
+        assert len(found) == len(alone) >= 1
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ShapeError, match="window_seconds"):
+        recogniser.inputs([np.ones(31 * 16000, np.float32)])
