@@ -126,7 +126,7 @@ class Search:
         language_model: ARPA file of words.
         size: hypotheses that are kept.
         threshold: one this much worse than the best, in log-probability, is dropped.
-        language_weight: of the language model's log-probability.
+        language_weight: of the language model's log10 probability beside the natural logarithms of the sounds.
         word_score: added for each word.
     """
 

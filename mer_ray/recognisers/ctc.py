@@ -87,7 +87,7 @@ class Config(WaveformConfig):
     language_model: LocalPath | None = Field(None, description="ARPA file of an n-gram of the lexicon's words")
     beam_size: int = Field(50, ge=1, description="hypotheses that are kept")
     beam_threshold: float = Field(50.0, gt=0, description="log-probability below the best from which one is dropped")
-    language_weight: float = Field(1.0, ge=0, description="of the n-gram beside the sounds")
+    language_weight: float = Field(1.0, ge=0, description="of the n-gram's log10 beside the sounds' natural log")
     word_score: float = Field(0.0, description="added for each word")
 
     @model_validator(mode="after")
@@ -120,7 +120,7 @@ class Recogniser(WaveformModel, base.Recogniser):
 
     @property
     def exact(self) -> bool:  # type: ignore[override]
-        """See the base class; what reads mel bands is normed clip by clip and hears only what went before."""
+        """See the base class; mel bands are normed clip by clip, and what is padded is masked."""
         return not self.is_spectral and super().exact
 
     def network(self, tune: Callable[[nn.Module], None]) -> nn.Module:
