@@ -51,13 +51,13 @@ class Config(Section):
     data: str = Field(description="folder of noise_rir_16k.tar, see docs/benchmarks.md")
     labelled: int = Field(200, ge=8, description="sentences to train on")
     pool: int = Field(240, ge=8, description="unlabelled sentences, by all voices")
-    held_out: int = Field(40, ge=1, description="sentences that end the self-training")
+    held_out: int = Field(60, ge=1, description="sentences in noise that end the self-training")
     test: int = Field(100, ge=1, description="sentences of the word error rates, by new voices")
-    steps: int = Field(360, ge=1, description="of training from scratch")
-    more_steps: int = Field(120, ge=1, description="of each round of self-training")
+    steps: int = Field(700, ge=1, description="of training from scratch")
+    more_steps: int = Field(250, ge=1, description="of each round of self-training")
     most_rounds: int = Field(1, ge=1, description="of self-training")
     share: float = Field(0.6, gt=0, le=1, description="of the pool that is kept")
-    batch_size: int = Field(16, ge=1, description="sentences of a step")
+    batch_size: int = Field(8, ge=1, description="sentences of a step")
     learning_rate: float = Field(3e-3, gt=0, description="highest of a training from scratch; a third of it later")
     small: noise_robust_asr.Small = noise_robust_asr.Small(layers=2)
     seed: int = Field(0, ge=0, description="of sentences, voices, noise and training")
@@ -98,6 +98,7 @@ class Trial:
         self.pool, self.held_out = said(settings.pool, [*known, *new]), said(settings.held_out, [*known, *new])
         train, test = spoken.surroundings(settings.data, rng)
         self.heard = spoken.conditions(self.test, test, rng)
+        self.held_out_heard = spoken.conditions(self.held_out, train, rng)["environment_5db"]
         self.noise = _written(train, folder)
 
     def arms(self) -> Iterator[tuple[str, dict[str, float]]]:
@@ -117,7 +118,9 @@ class Trial:
     def task(self, mixing: Mapping[str, Any]) -> noise_robust_asr.Task:
         """The task that all arms train by."""
         texts = tuple(one.text for one in self.labelled)
-        options = noise_robust_asr.Config(small=self.settings.small, mixing=Mixing(**mixing), sentences=texts)
+        options = noise_robust_asr.Config(
+            small=self.settings.small, mixing=Mixing(speeds=(1.0,), **mixing), sentences=texts
+        )
         return noise_robust_asr.Task(options, ())
 
     def train(
@@ -150,7 +153,7 @@ class Trial:
         rounds = self_training.run(
             self.recogniser("mixed", "ngram"),
             pool,
-            [(one.text, one.samples) for one in self.held_out],
+            [(one.text, heard) for one, heard in zip(self.held_out, self.held_out_heard, strict=True)],
             train,
             lambda folder: self.recogniser(str(folder), "ngram"),
             self.folder / "rounds",

@@ -57,7 +57,7 @@ def settings(folder, **more):
         "pool": 12,
         "held_out": 6,
         "test": 9,
-        "steps": 80,
+        "steps": 200,
         "more_steps": 6,
         "most_rounds": 1,
         "batch_size": 8,
