@@ -6,6 +6,7 @@ Shapes: S samples, W windows.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from mer_ray.types import SAMPLE_RATE_HZ
 WINDOW_SECONDS = 30
 _TICK_SECONDS = 0.02
 _START, _NO_TIMES = "<|startoftranscript|>", "<|notimestamps|>"
+_MOST_COMPRESSION = 2.4
 _NO_SPEECH_PROBABILITY, _LEAST_SCORE = 0.6, -1.0  # OpenAI's own: of a window with both, nothing is taken for said
 
 
@@ -87,6 +89,11 @@ class WhisperTokens:
         """The tokens that ask for a transcript with times."""
         asked = [_START]
         return [*asked, f"<|{language}|>", "<|transcribe|>"] if self.is_multilingual else asked
+
+    def loops(self, tokens: Sequence[int]) -> bool:
+        """Whether the words repeat themselves so much that they compress by 2.4 (Radford et al. 2022, section 4.5)."""
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip().encode()
+        return len(text) > _MOST_COMPRESSION * len(zlib.compress(text))
 
     def read(self, tokens: Sequence[int], seconds: float) -> list[Spoken]:
         """What the tokens that a model made of a window say, and when.

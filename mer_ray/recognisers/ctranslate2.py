@@ -24,6 +24,7 @@ from mer_ray.recognisers.base import Segment, Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
 
 _FILES = "model.bin"
+_NEVER_TWICE = 3  # tokens in a row, in a window that was taken for a loop
 
 
 class Config(plugin.Config):
@@ -42,7 +43,10 @@ class Config(plugin.Config):
 
 
 class Recogniser(base.Recogniser):
-    """Whisper's transcripts, with marks. Clips over 30 s are heard in equal windows, side by side."""
+    """Whisper's transcripts, with marks. Clips over 30 s are heard in equal windows, side by side.
+
+    A window whose words go round in a loop, as Whisper's do at times, is heard again with no three tokens twice.
+    """
 
     version: ClassVar[int] = 1
     licence: ClassVar[str] = "MIT"
@@ -126,18 +130,29 @@ class Recogniser(base.Recogniser):
         features = self._log_mel(parts).numpy()
         encoded = self._model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(features)))
         spoken = self._languages(encoded, languages)
-        made = self._model.generate(
-            encoded,
-            [self._tokens.prompt(language) for language in spoken],
-            beam_size=self.config.beam,
-            max_length=self.config.max_tokens,
-            return_scores=True,
-            return_no_speech_prob=True,
-        )
+        made = self._generate(encoded, spoken)
+        if looping := [i for i, one in enumerate(made) if self._tokens.loops(one.sequences_ids[0])]:
+            some = ctranslate2.StorageView.from_array(np.ascontiguousarray(features[looping]))
+            again = self._generate(some, [spoken[i] for i in looping], no_repeat_ngram_size=_NEVER_TWICE)
+            made = [*made]
+            for i, one in zip(looping, again, strict=True):
+                made[i] = one
         return [
             _Heard(self._tokens, one, language, len(part) / SAMPLE_RATE_HZ)
             for one, language, part in zip(made, spoken, parts, strict=True)
         ]
+
+    def _generate(self, features: Any, languages: Sequence[str], **more: Any) -> Sequence[Any]:
+        made: Sequence[Any] = self._model.generate(
+            features,
+            [self._tokens.prompt(language) for language in languages],
+            beam_size=self.config.beam,
+            max_length=self.config.max_tokens,
+            return_scores=True,
+            return_no_speech_prob=True,
+            **more,
+        )
+        return made
 
     def _languages(self, encoded: Any, known: Sequence[str | None]) -> list[str]:
         if not self._model.is_multilingual:

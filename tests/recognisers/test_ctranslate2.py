@@ -31,6 +31,25 @@ def test_times_part_the_words(tokens):
     assert tokens.read([number("<|0.00|>"), number("<|1.00|>")], 2.0) == []
 
 
+def test_words_that_go_round_are_known(tokens):
+    number = tokens.tokenizer.token_to_id
+    assert tokens.loops([number(letter) for letter in "thank" * 40])
+    assert not tokens.loops([number(letter) for letter in "idonotthinkthatshewouldeversaysuchathing"])
+
+
+def test_a_loop_is_heard_again_without_it():
+    told = TINY_EN | {"beam": 1}
+    recogniser = registry.build("recognisers", "ctranslate2", told)
+    recogniser.load()
+    time = np.arange(8 * SECOND) / SECOND
+    drone = (0.3 * np.sin(2 * np.pi * 3 * time) * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
+    generate, calls = recogniser._generate, []
+    recogniser._generate = lambda *given, **more: calls.append(more) or generate(*given, **more)
+    recogniser._tokens.loops = lambda made: len(calls) == 1  # whatever the model says of a drone
+    recogniser.transcribe([drone])
+    assert calls == [{}, {"no_repeat_ngram_size": 3}]
+
+
 def test_a_prompt_names_language_and_task(tokens):
     assert tokens.prompt("zh") == ["<|startoftranscript|>", "<|zh|>", "<|transcribe|>"]
     assert WhisperTokens(tokens.tokenizer, is_multilingual=False).prompt("en") == ["<|startoftranscript|>"]
