@@ -29,53 +29,44 @@ from mer_ray.pretrained.adapters import add_adapters
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Features, Item
 from mer_ray.pretrained.layers import LayerReader, Readout, combine
-from mer_ray.pretrained.waveforms import WaveformConfig, WaveformModel
+from mer_ray.pretrained.waveforms import LARGE, WaveformConfig, WaveformModel
 from mer_ray.pretrained.weights import LocalPath, Weights
 from mer_ray.types import Modality
 
-_LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-}
 ARCHITECTURES = {
     "hubert-base": Architecture(
         HubertConfig, 95e6, "HuBERT (Hsu et al. 2021), table 1", "facebook/hubert-base-ls960", "Apache-2.0"
     ),
     "hubert-large": Architecture(
-        lambda: HubertConfig(**_LARGE),
+        lambda: HubertConfig(**LARGE),
         317e6,
         "HuBERT (Hsu et al. 2021), table 1",
         "facebook/hubert-large-ll60k",
         "Apache-2.0",
     ),
     "chinese-hubert-large": Architecture(
-        lambda: HubertConfig(**_LARGE),
+        lambda: HubertConfig(**LARGE),
         317e6,
         "HuBERT (Hsu et al. 2021), table 1: the same architecture",
         "TencentGameMate/chinese-hubert-large",
         "MIT",
     ),
     "wav2vec2-large": Architecture(
-        lambda: Wav2Vec2Config(**_LARGE),
+        lambda: Wav2Vec2Config(**LARGE),
         317e6,
         "wav2vec 2.0 (Baevski et al. 2020), section 4.2",
         "facebook/wav2vec2-large-lv60",
         "Apache-2.0",
     ),
     "wavlm-large": Architecture(
-        lambda: WavLMConfig(**{**_LARGE, "conv_bias": False}),
+        lambda: WavLMConfig(**{**LARGE, "conv_bias": False}),
         316.62e6,
         "WavLM (Chen et al. 2022), table 1",
         "microsoft/wavlm-large",
         "CC-BY-SA-3.0",
     ),
     "data2vec-audio-large": Architecture(
-        lambda: Data2VecAudioConfig(**{**_LARGE, "do_stable_layer_norm": False}),
+        lambda: Data2VecAudioConfig(**{**LARGE, "do_stable_layer_norm": False}),
         317e6,
         "data2vec (Baevski et al. 2022), section 4: the size of wav2vec 2.0 large",
         "facebook/data2vec-audio-large",
@@ -147,7 +138,7 @@ class Encoder(WaveformModel, base.PretrainedEncoder):
 def tiny() -> Encoder:
     """A HuBERT-large in everything but its size: 3 layers of width 32, saved and loaded as files."""
     config = HubertConfig(
-        **{**_LARGE, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
+        **{**LARGE, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
         conv_dim=(16,) * 7,
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=2,

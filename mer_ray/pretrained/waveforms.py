@@ -20,6 +20,16 @@ from mer_ray.pretrained.model import PretrainedConfig, PretrainedModel
 from mer_ray.types import SAMPLE_RATE_HZ
 
 FAMILIES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+}
+"""Of the configuration of a large model, as HuBERT and wav2vec 2.0 publish it."""
 MIN_SAMPLES = 400  # one frame: the receptive field of the convolutions
 
 

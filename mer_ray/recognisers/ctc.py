@@ -32,7 +32,7 @@ from mer_ray.pretrained import architecture, tuning
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.ctc import DELIMITER, Beam, Greedy, Search, Vocabulary, Words
 from mer_ray.pretrained.forward import Features, Item
-from mer_ray.pretrained.waveforms import FAMILIES, WaveformConfig, WaveformModel
+from mer_ray.pretrained.waveforms import FAMILIES, LARGE, WaveformConfig, WaveformModel
 from mer_ray.pretrained.weights import LocalPath, Weights, fetch_file
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Segment, Transcript
@@ -48,15 +48,6 @@ UNREAD = tuple(
 """Beginnings of the names of tensors that recognition never reads."""
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _LETTERS = "etaonihsrdlumwcfgypbvk'xjqz"
-_LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-}
 SPECTRAL = "wav2vec2-bert"
 """The family that reads mel bands."""
 ARCHITECTURES = {
@@ -68,7 +59,7 @@ ARCHITECTURES = {
         "Apache-2.0",
     ),
     "hubert-large-ls960-ft": Architecture(
-        lambda: HubertConfig(**_LARGE),
+        lambda: HubertConfig(**LARGE),
         317e6,
         "HuBERT (Hsu et al. 2021), table 1",
         "facebook/hubert-large-ls960-ft",
