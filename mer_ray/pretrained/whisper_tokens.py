@@ -35,6 +35,25 @@ class Spoken:
     text: str
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What was recognised in a window.
+
+    Attributes:
+        spoken: in the order of time.
+        log_probability: of all its tokens together, the end of the text among them.
+        num_tokens: how many those are.
+        language: its code.
+        seconds: of the window's own sound.
+    """
+
+    spoken: Sequence[Spoken]
+    log_probability: float
+    num_tokens: int
+    language: str
+    seconds: float
+
+
 def windows(samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """A waveform (S,) as W equal parts of at most 30 s, side by side; at least one."""
     parts = max(1, math.ceil(len(samples) / (WINDOW_SECONDS * SAMPLE_RATE_HZ)))
@@ -49,6 +68,22 @@ def is_speech(score: float, no_speech: float) -> bool:
         no_speech: the model's probability that nobody speaks.
     """
     return no_speech < _NO_SPEECH_PROBABILITY or score > _LEAST_SCORE
+
+
+def joined(heard: Sequence[Heard]) -> tuple[list[Spoken], float, str] | None:
+    """What is said in a clip, from its windows in their order: stretches, mean log-probability of a token, language.
+
+    None where nothing is.
+    """
+    spoken, start = [], 0.0
+    for one in heard:
+        spoken += [Spoken(start + said.start, start + said.end, said.text) for said in one.spoken]
+        start += one.seconds
+    said = [one for one in heard if one.spoken]
+    if not said:
+        return None
+    score = sum(one.log_probability for one in said) / sum(one.num_tokens for one in said)
+    return spoken, min(0.0, score), said[0].language
 
 
 class WhisperTokens:
@@ -148,7 +183,8 @@ def keep_tiny() -> str:
     model.generation_config = GenerationConfig(
         is_multilingual=True, lang_to_id={name: number(name) for name in named},
         task_to_id={name: number(f"<|{name}|>") for name in ("translate", "transcribe")},
-        no_timestamps_token_id=number(_NO_TIMES), max_length=24, alignment_heads=[[1, 0]],
+        no_timestamps_token_id=number(_NO_TIMES), max_initial_timestamp_index=50,
+        max_length=24, alignment_heads=[[1, 0]],
         begin_suppress_tokens=[number("<|endoftext|>")], suppress_tokens=[number("<|startoflm|>")], **ends, **starts,
     )  # fmt: skip
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")

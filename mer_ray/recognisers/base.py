@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mer_ray.pretrained import plugin
 from mer_ray.pretrained.plugin import Plugin
 from mer_ray.pretrained.sound import check_finite
+from mer_ray.pretrained.whisper_tokens import Heard, joined
 
 Config = plugin.Config
 """Base of every recogniser's ``Config``."""
@@ -44,6 +45,16 @@ class Transcript:
     score: float | None = None
     language: str | None = None
     segments: tuple[Segment, ...] = ()
+
+
+def whispered(heard: Sequence[Heard]) -> Transcript:
+    """The transcript of a clip from what a Whisper heard in its windows, in their order."""
+    said = joined(heard)
+    if said is None:
+        return Transcript("", 1.0)
+    spoken, score, language = said
+    segments = tuple(Segment(one.start, one.end, one.text) for one in spoken)
+    return Transcript(" ".join(one.text for one in segments), float(np.exp(score)), score, language, segments)
 
 
 class Recogniser(Plugin, ABC):

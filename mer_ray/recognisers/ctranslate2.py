@@ -19,8 +19,9 @@ from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pretrained import extras, plugin
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
+from mer_ray.pretrained.whisper_tokens import WINDOW_SECONDS, Heard, WhisperTokens, is_speech, windows
 from mer_ray.recognisers import base
-from mer_ray.recognisers.base import Segment, Transcript
+from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
 
 _FILES = "model.bin"
@@ -92,7 +93,7 @@ class Recogniser(base.Recogniser):
         import ctranslate2  # noqa: PLC0415 - of an extra
         from transformers import WhisperFeatureExtractor  # noqa: PLC0415
 
-        from mer_ray.pretrained import spectrogram, whisper_tokens  # noqa: PLC0415 - torch and transformers
+        from mer_ray.pretrained import spectrogram  # noqa: PLC0415 - torch and transformers
 
         weights = self.config.weights
         folder = weights_.fetch(weights, files=_FILES)
@@ -102,28 +103,26 @@ class Recogniser(base.Recogniser):
             )
         except (RuntimeError, ValueError) as error:
             raise PluginError(f"weights {weights.source}: CTranslate2 cannot load {folder}: {error}") from error
-        self._tokens = whisper_tokens.WhisperTokens.load(folder, weights.source, model.is_multilingual)
+        self._tokens = WhisperTokens.load(folder, weights.source, model.is_multilingual)
         if self.config.language and model.is_multilingual and self.config.language not in self._tokens.languages:
             raise ConfigError(f"language={self.config.language!r}: the model knows {', '.join(self._tokens.languages)}")
         extractor = WhisperFeatureExtractor(feature_size=model.n_mels)
-        self._log_mel = spectrogram.LogMel(extractor, whisper_tokens.WINDOW_SECONDS * SAMPLE_RATE_HZ)
+        self._log_mel = spectrogram.LogMel(extractor, WINDOW_SECONDS * SAMPLE_RATE_HZ)
         self._model = model
 
     def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         if self._model is None:
             self.load()
-        from mer_ray.pretrained.whisper_tokens import windows  # noqa: PLC0415
-
         parts = [(i, part) for i, samples in enumerate(waveforms) if np.any(samples) for part in windows(samples)]
-        heard: dict[int, list[_Heard]] = {}
+        heard: dict[int, list[Heard]] = {}
         for start in range(0, len(parts), self.config.windows):
             batch = parts[start : start + self.config.windows]
             languages = [heard[i][0].language if i in heard else None for i, _ in batch]
             for (i, _), one in zip(batch, self._hear([part for _, part in batch], languages), strict=True):
                 heard.setdefault(i, []).append(one)
-        return [_joined(heard.get(i, [])) for i in range(len(waveforms))]
+        return [base.whispered(heard.get(i, [])) for i in range(len(waveforms))]
 
-    def _hear(self, parts: Sequence[NDArray[np.float32]], languages: Sequence[str | None]) -> list[_Heard]:
+    def _hear(self, parts: Sequence[NDArray[np.float32]], languages: Sequence[str | None]) -> list[Heard]:
         """One call: W windows of at most 30 s, and the languages of those whose clip's is known."""
         import ctranslate2  # noqa: PLC0415 - of an extra
 
@@ -138,9 +137,17 @@ class Recogniser(base.Recogniser):
             for i, one in zip(looping, again, strict=True):
                 made[i] = one
         return [
-            _Heard(self._tokens, one, language, len(part) / SAMPLE_RATE_HZ)
+            self._heard(one, language, len(part) / SAMPLE_RATE_HZ)
             for one, language, part in zip(made, spoken, parts, strict=True)
         ]
+
+    def _heard(self, result: Any, language: str, seconds: float) -> Heard:
+        made = result.sequences_ids[0]
+        num_tokens = len(made) + 1  # and the end of the text
+        log_probability = float(result.scores[0]) * len(made)  # the library tells the mean without the end
+        is_said = bool(made) and is_speech(log_probability / num_tokens, float(result.no_speech_prob))
+        spoken = self._tokens.read(made, seconds) if is_said else []
+        return Heard(spoken, log_probability, num_tokens, language, seconds)
 
     def _generate(self, features: Any, languages: Sequence[str], **more: Any) -> Sequence[Any]:
         made: Sequence[Any] = self._model.generate(
@@ -171,35 +178,6 @@ class Recogniser(base.Recogniser):
         import ctranslate2  # noqa: PLC0415 - of an extra
 
         return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-
-
-class _Heard:
-    """What was recognised in a window."""
-
-    def __init__(self, tokens: Any, result: Any, language: str, seconds: float) -> None:
-        from mer_ray.pretrained.whisper_tokens import is_speech  # noqa: PLC0415
-
-        made = result.sequences_ids[0]
-        self.language = language
-        self.seconds = seconds
-        self.num_tokens = len(made) + 1  # and the end of the text
-        self.log_probability = float(result.scores[0]) * len(made)  # the library tells the mean without the end
-        is_said = bool(made) and is_speech(self.log_probability / self.num_tokens, float(result.no_speech_prob))
-        self.spoken = tokens.read(made, seconds) if is_said else []
-
-
-def _joined(heard: Sequence[_Heard]) -> Transcript:
-    """The transcript of a clip from its windows, in their order."""
-    segments, start = [], 0.0
-    for one in heard:
-        segments += [Segment(start + said.start, start + said.end, said.text) for said in one.spoken]
-        start += one.seconds
-    said = [one for one in heard if one.spoken]
-    if not said:
-        return Transcript("", 1.0)
-    score = min(0.0, sum(one.log_probability for one in said) / sum(one.num_tokens for one in said))
-    text = " ".join(segment.text for segment in segments)
-    return Transcript(text, float(np.exp(score)), score, said[0].language, tuple(segments))
 
 
 def tiny() -> Recogniser:

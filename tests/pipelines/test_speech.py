@@ -62,7 +62,18 @@ def test_without_any_both_are_off_and_one_line_says_how_to_get_one(settle):
         assert part in told
     settings, told = settle(without=["silero-vad"])
     assert settings.transcribe.enabled is False
-    assert "silero-vad not installed" in told
+    assert "silero-vad, the voice gate before it, is not installed" in told
+
+
+def test_openais_own_weights_are_run_by_transformers(settle, tmp_path):
+    folder = Path(tmp_path, "hub", "models--openai--whisper-medium", "snapshots", "abc")
+    folder.mkdir(parents=True)
+    for name in speech._FILES["whisper"]:
+        (folder / name).touch()
+    settings, told = settle(without=["ctranslate2"])
+    assert settings.transcribe.recogniser.name == "whisper"
+    assert settings.transcribe.recogniser.options == {"weights": {"source": str(folder)}}
+    assert str(folder) in told
 
 
 def test_the_next_best_separator_is_taken(settle):
