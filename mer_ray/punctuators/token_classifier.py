@@ -1,14 +1,16 @@
 """Punctuation by a model that tells for each word which mark stands behind it: BERT and its kin with a head for tokens.
 
 Weights are a folder of transformers with a fast tokenizer; the labels of its ``config.json`` name the marks, as
-themselves or in words. A text is asked about in windows of words that overlap, so that a long one has no edge.
+themselves or in words. A mark may stand behind a word, and in scripts without spaces behind any sign. A text is asked
+about in windows of tokens that overlap, so that a long one has no edge.
 
 Shapes: B windows, T tokens, L labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +30,15 @@ from mer_ray.punctuators import base
 
 _MARKS = {"comma": ",", "period": ".", "question": "?", "exclamation": "!", "colon": ":", "semicolon": ";", "dash": "-"}
 _NOTHING = frozenset({"0", "o", "none", "label_0", "_", ""})
-_OVERLAP = 8
+_OVERLAP = 16  # tokens at each end of a window that are its neighbour's too
 
 
 class Config(PretrainedConfig):
     """Which weights, and how a text is cut."""
 
     budget: int = Field(4096, ge=1, description="tokens of one forward: windows x longest")
-    words: int = Field(
-        64, gt=2 * _OVERLAP, description="words of a window; 8 at each end are those of its neighbours too"
+    tokens: int = Field(
+        256, gt=2 * _OVERLAP, description="tokens of a window, of which 16 at each end are its neighbour's too"
     )
 
 
@@ -59,16 +61,21 @@ class Punctuator(PretrainedModel, base.Punctuator):
     architectures: ClassVar[dict[str, Architecture]] = {}
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.weights.is_random:
+            raise ConfigError("weights.source: random weights tell no marks; name a folder")
+
     def punctuate(self, texts: Sequence[str]) -> list[str]:
         """See the base class."""
         runner = self.runner
-        split = [text.split() for text in texts]
-        items = [item for i, words in enumerate(split) for item in self._items(i, words)]
-        marks: list[list[str]] = [[""] * len(words) for words in split]
+        lines = [" ".join(text.split()) for text in texts]
+        items = [item for i, line in enumerate(lines) for item in self._items(i, line)]
+        marks: list[dict[int, str]] = [{} for _ in lines]
         for item, labels in zip(items, runner.map(items, self._collate, self._forward), strict=True):
-            for place, word in item.payload["asked"].items():
-                marks[item.clip][place] = self._marks[labels[word]]
-        return [" ".join(map(_marked, words, told)) for words, told in zip(split, marks, strict=True)]
+            for end, place in item.payload["asked"].items():
+                marks[item.clip][end] = self._marks[labels[place]]
+        return [_marked(line, told) for line, told in zip(lines, marks, strict=True)]
 
     @cached_property
     def _marks(self) -> dict[int, str]:
@@ -82,20 +89,19 @@ class Punctuator(PretrainedModel, base.Punctuator):
             marks[int(number)] = known if known is not None else "" if told in _NOTHING else told
         return marks
 
-    def _items(self, index: int, words: Sequence[str]) -> list[Item]:
-        """Windows of a text: their tokens, and of each word that they are asked about its last token."""
-        items, size = [], self.config.words
-        step = size - 2 * _OVERLAP
-        for start in range(0, max(1, len(words) - 2 * _OVERLAP), step):
-            stop = min(start + size, len(words))
-            if start == stop:
-                continue
-            first = start + _OVERLAP if start else 0
-            last = len(words) if stop == len(words) else stop - _OVERLAP
-            made = self._tokenizer(list(words[start:stop]), is_split_into_words=True)
-            ends = {start + word: place for place, word in enumerate(made.word_ids()) if word is not None}
-            asked = {place: ends[place] for place in range(first, last) if place in ends}
-            items.append(Item(index, len(made["input_ids"]), {"ids": made["input_ids"], "asked": asked}))
+    def _items(self, index: int, line: str) -> list[Item]:
+        """Windows of a text: their tokens, and for each place that may have a mark the token that tells of it."""
+        told = {"truncation": True, "max_length": self.config.tokens, "stride": 2 * _OVERLAP}
+        made = self._tokenizer(line, return_overflowing_tokens=True, return_offsets_mapping=True, **told)
+        items = []
+        for window, ids in enumerate(made["input_ids"]):
+            ends = [end for _, end in made["offset_mapping"][window]]
+            first = _OVERLAP if window else 0
+            last = len(ids) - (0 if window == len(made["input_ids"]) - 1 else _OVERLAP)
+            last_of = {end: place for place, end in enumerate(ends) if end and _may_have_mark(line, end)}
+            asked = {end: place for end, place in last_of.items() if first <= place < last}
+            if asked:
+                items.append(Item(index, len(ids), {"ids": ids, "asked": asked}))
         return items
 
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
@@ -122,11 +128,27 @@ class Punctuator(PretrainedModel, base.Punctuator):
         _ = self._marks
 
     def _prepare_randomly(self) -> None:
-        raise ConfigError("weights.source: a punctuator of random weights punctuates nothing")
+        raise AssertionError("there are no random weights of it")
 
 
-def _marked(word: str, mark: str) -> str:
-    return word if not mark or not word[-1].isalnum() else word + mark
+def _may_have_mark(line: str, end: int) -> bool:
+    """Whether a word ends at a place of a text, or a sign of a script without spaces, and none stands there yet.
+
+    >>> [_may_have_mark("go on, 你好", end) for end in (1, 2, 6, 8, 9)]
+    [False, True, False, True, True]
+    """
+    sign, following = line[end - 1], line[end : end + 1]
+    if not sign.isalnum():
+        return False
+    unspaced = unicodedata.name(sign, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "THAI"))
+    return not following or following.isspace() or (unspaced and following.isalnum())
+
+
+def _marked(line: str, marks: Mapping[int, str]) -> str:
+    """A text with marks behind the places that they are told of."""
+    places = sorted(marks)
+    parts = [line[start:end] for start, end in zip([0, *places], [*places, len(line)], strict=True)]
+    return "".join(part + marks.get(place, "") for part, place in zip(parts, [*places, -1], strict=True))
 
 
 def tiny() -> Punctuator:

@@ -113,14 +113,17 @@ class Recogniser(base.Recogniser):
     def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         if self._model is None:
             self.load()
-        parts = [(i, part) for i, samples in enumerate(waveforms) if np.any(samples) for part in windows(samples)]
-        heard: dict[int, list[Heard]] = {}
-        for start in range(0, len(parts), self.config.windows):
-            batch = parts[start : start + self.config.windows]
-            languages = [heard[i][0].language if i in heard else None for i, _ in batch]
-            for (i, _), one in zip(batch, self._hear([part for _, part in batch], languages), strict=True):
-                heard.setdefault(i, []).append(one)
-        return [base.whispered(heard.get(i, [])) for i in range(len(waveforms))]
+        split = [windows(samples) if np.any(samples) else [] for samples in waveforms]
+        heard: list[list[Heard]] = [[] for _ in waveforms]
+        firsts = [(i, parts[0]) for i, parts in enumerate(split) if parts]
+        others = [(i, part) for i, parts in enumerate(split) for part in parts[1:]]
+        for group in (firsts, others):  # a clip's first window tells the language of all
+            for start in range(0, len(group), self.config.windows):
+                batch = group[start : start + self.config.windows]
+                languages = [heard[i][0].language if heard[i] else None for i, _ in batch]
+                for (i, _), one in zip(batch, self._hear([part for _, part in batch], languages), strict=True):
+                    heard[i].append(one)
+        return [base.whispered(one) for one in heard]
 
     def _hear(self, parts: Sequence[NDArray[np.float32]], languages: Sequence[str | None]) -> list[Heard]:
         """One call: W windows of at most 30 s, and the languages of those whose clip's is known."""
@@ -166,10 +169,10 @@ class Recogniser(base.Recogniser):
             return ["en"] * len(known)
         if self.config.language:
             return [self.config.language] * len(known)
-        if None not in known:
-            return [language for language in known if language]
-        found = self._model.detect_language(encoded)
-        return [language or ranked[0][0][2:-2] for language, ranked in zip(known, found, strict=True)]
+        told = [language for language in known if language]
+        if len(told) == len(known):
+            return told
+        return [ranked[0][0][2:-2] for ranked in self._model.detect_language(encoded)]
 
     @property
     def _device(self) -> str:
@@ -181,7 +184,7 @@ class Recogniser(base.Recogniser):
 
 
 def tiny() -> Recogniser:
-    """A Whisper in everything but its size, of two languages, converted as its real ones are."""
+    """A Whisper in everything but its size, converted as its real ones are; the library takes it for an English one."""
     from ctranslate2.converters import TransformersConverter  # noqa: PLC0415 - of an extra
 
     from mer_ray.pretrained.whisper_tokens import keep_tiny  # noqa: PLC0415

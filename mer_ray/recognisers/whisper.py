@@ -40,7 +40,7 @@ class Config(PretrainedConfig):
     """Which weights, and how words are searched for."""
 
     budget: int = Field(48, ge=1, description="windows of 30 s of one forward")
-    language: str | None = Field(None, description="ISO 639-1 code, e.g. zh; unset: heard in each window")
+    language: str | None = Field(None, description="ISO 639-1 code, e.g. zh; unset: heard from each clip's beginning")
     beam: int = Field(4, ge=2, description="hypotheses that are kept")
     max_tokens: int = Field(224, ge=1, description="most tokens of a window of 30 s")
 
@@ -69,23 +69,38 @@ class Recogniser(PretrainedModel, base.Recogniser):
     architectures: ClassVar[dict[str, Architecture]] = {}
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.weights.is_random:
+            raise ConfigError(
+                "weights.source: a recogniser of random weights hears nothing; name a folder of Whisper's"
+            )
+
     def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
-        runner = self.runner
-        parts = [(i, part) for i, samples in enumerate(waveforms) if np.any(samples) for part in windows(samples)]
-        items = [Item(i, 1, part) for i, part in parts]
-        made = runner.map(items, self._collate, self._forward)
-        if looping := [place for place, (tokens, _, _) in enumerate(made) if self._tokens.loops(tokens)]:
-            again = runner.map([items[place] for place in looping], self._collate, self._forward_again)
-            for place, one in zip(looping, again, strict=True):
-                made[place] = one
+        split = [windows(samples) if np.any(samples) else [] for samples in waveforms]
         heard: list[list[Heard]] = [[] for _ in waveforms]
-        for (i, part), (tokens, score, language) in zip(parts, made, strict=True):
-            seconds, count = len(part) / SAMPLE_RATE_HZ, len(tokens) + 1  # and the end of the text
-            heard[i].append(Heard(self._tokens.read(tokens, seconds), score * count, count, language, seconds))
+        firsts = [(i, parts[0]) for i, parts in enumerate(split) if parts]
+        others = [(i, part) for i, parts in enumerate(split) for part in parts[1:]]
+        for group in (firsts, others):  # a clip's first window tells the language of all
+            languages = [heard[i][0].language if heard[i] else None for i, _ in group]
+            items = [Item(i, 1, (part, language)) for (i, part), language in zip(group, languages, strict=True)]
+            for (i, part), (tokens, score, language) in zip(group, self._made(items), strict=True):
+                seconds, count = len(part) / SAMPLE_RATE_HZ, len(tokens) + 1  # and the end of the text
+                heard[i].append(Heard(self._tokens.read(tokens, seconds), score * count, count, language, seconds))
         return [base.whispered(one) for one in heard]
 
+    def _made(self, items: Sequence[Item]) -> list[tuple[list[int], float, str]]:
+        """What the model makes of the windows; where its words go round, without three tokens twice."""
+        runner = self.runner
+        made = runner.map(items, self._collate, self._forward)
+        looping = [place for place, (tokens, _, _) in enumerate(made) if self._tokens.loops(tokens)]
+        again = runner.map([items[place] for place in looping], self._collate, self._forward_again)
+        for place, one in zip(looping, again, strict=True):
+            made[place] = one
+        return made
+
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
-        return {"input_features": self._log_mel(payloads)}
+        return {"input_features": self._log_mel([part for part, _ in payloads]), "known": [one for _, one in payloads]}
 
     def _forward(self, inputs: dict[str, Any]) -> _Made:
         return self._generate(inputs)
@@ -97,7 +112,7 @@ class Recogniser(PretrainedModel, base.Recogniser):
         """The library's beam search alone: its ``generate`` for Whisper tells no score of a transcript with times."""
         model: Any = self._model
         encoded = model.get_encoder()(inputs["input_features"])
-        languages = self._languages(encoded)
+        languages = self._languages(encoded, inputs["known"])
         asked = [[self._tokens.tokenizer.token_to_id(token) for token in self._tokens.prompt(one)] for one in languages]
         prompt = encoded.last_hidden_state.new_tensor(asked).long()
         told = self._told(prompt.shape[1], **more)
@@ -125,12 +140,14 @@ class Recogniser(PretrainedModel, base.Recogniser):
             pad_token_id=published.pad_token_id, bos_token_id=_first(published.eos_token_id), **more,
         )  # fmt: skip
 
-    def _languages(self, encoded: Any) -> list[str]:
-        count = len(encoded.last_hidden_state)
+    def _languages(self, encoded: Any, known: Sequence[str | None]) -> list[str]:
+        count, told = len(known), [language for language in known if language]
         if not self._tokens.is_multilingual:
             return ["en"] * count
         if self.config.language:
             return [self.config.language] * count
+        if len(told) == count:
+            return told
         model: Any = self._model
         numbers = model.detect_language(encoder_outputs=encoded, generation_config=model.generation_config)
         return [str(self._tokens.tokenizer.id_to_token(number))[2:-2] for number in numbers.tolist()]
@@ -165,7 +182,7 @@ class Recogniser(PretrainedModel, base.Recogniser):
             raise ConfigError(f"language={self.config.language!r}: the model knows {', '.join(self._tokens.languages)}")
 
     def _prepare_randomly(self) -> None:
-        raise ConfigError("weights.source: a recogniser of random weights hears nothing")
+        raise AssertionError("there are no random weights of it")
 
 
 def _first(number: int | list[int]) -> int:

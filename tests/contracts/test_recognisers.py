@@ -46,6 +46,7 @@ def waveforms() -> list[np.ndarray]:
         np.clip(20 * voice(1.3, 1), -1, 1),
         voice(0.7, 2) + np.float32(0.5),
         voice(2.0, 3),
+        voice(34.0, 4),
     ]
 
 

@@ -38,6 +38,22 @@ def test_a_long_text_is_marked_to_its_end_once(always):
     assert always(3).punctuate([" ".join(words)]) == [" ".join(f"{word}?" for word in words)]
 
 
+def test_scripts_without_spaces_are_marked_between_their_signs(always):
+    assert always(1).punctuate(["你好吗 ok"]) == ["你,好,吗, ok,"]
+
+
+def test_words_of_any_length_fit(always):
+    text = "汉" * 400
+    assert always(2).punctuate([text]) == ["汉." * 400]
+    words = ["internationalisation"] * 64
+    assert always(1).punctuate([" ".join(words)]) == [" ".join(f"{word}," for word in words)]
+
+
+def test_random_weights_are_refused():
+    with pytest.raises(ConfigError, match="random weights tell no marks"):
+        registry.build("punctuators", "token_classifier", {"weights": {"source": "random:x"}})
+
+
 def test_the_weights_labels_say_which_marks(tmp_path):
     def with_labels(*names):
         source = Path(MODULE.tiny().config.weights.source)

@@ -92,6 +92,25 @@ def test_what_cannot_be_loaded_is_told(tmp_path):
         registry.build("recognisers", "ctranslate2", BASE | {"language": "xx"}).load()
 
 
+@pytest.mark.parametrize("name", ["ctranslate2", "whisper"])
+def test_all_windows_of_a_clip_are_of_the_language_of_its_first_whatever_is_beside_it(name):
+    recogniser = registry.find("recognisers", name).tiny()
+    if name == "ctranslate2":  # which takes the tiny one for an English one
+        recogniser = registry.build("recognisers", name, BASE | {"max_tokens": 4})
+    recogniser.load()
+    assert recogniser._tokens.is_multilingual
+    rng = np.random.default_rng(0)
+    long, *others = [(0.1 * rng.normal(size=seconds * SECOND)).astype(np.float32) for seconds in (65, *[2] * 7)]
+    asked, prompt = [], recogniser._tokens.prompt
+    recogniser._tokens.prompt = lambda language: asked.append(language) or prompt(language)
+    (alone,) = recogniser.transcribe([long])
+    assert len(asked) == 3
+    assert len(set(asked)) == 1
+    beside = recogniser.transcribe([*others, long])[-1]
+    assert (beside.text, beside.language) == (alone.text, alone.language)
+    assert beside.score == pytest.approx(alone.score, abs=1e-2)
+
+
 def test_the_language_is_heard_or_set():
     voices = [clean_voice(clip) for clip in plan(60, 0) if clip.broken is None and clip.words][:2]
     heard, told = (registry.build("recognisers", "ctranslate2", BASE | more) for more in ({}, {"language": "zh"}))
