@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,29 @@ def windows(samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """A waveform (S,) as W equal parts of at most 30 s, side by side; at least one."""
     parts = max(1, math.ceil(len(samples) / (WINDOW_SECONDS * SAMPLE_RATE_HZ)))
     return np.array_split(samples, parts)
+
+
+def hear_windows(
+    waveforms: Sequence[NDArray[np.float32]],
+    hear: Callable[[list[NDArray[np.float32]], list[str | None]], Sequence[Heard]],
+) -> list[list[Heard]]:
+    """What is heard in the windows of each waveform; in silence nothing.
+
+    The first window of a clip tells the language of all, so it is heard before them, whatever clips are beside it.
+
+    Args:
+        waveforms: of the clips.
+        hear: windows, and of each the language that is known of its clip, to what is said in them.
+    """
+    split = [windows(samples) if np.any(samples) else [] for samples in waveforms]
+    heard: list[list[Heard]] = [[] for _ in waveforms]
+    firsts = [(i, parts[0]) for i, parts in enumerate(split) if parts]
+    others = [(i, part) for i, parts in enumerate(split) for part in parts[1:]]
+    for group in (firsts, others):
+        languages = [heard[i][0].language if heard[i] else None for i, _ in group]
+        for (i, _), one in zip(group, hear([part for _, part in group], languages), strict=True):
+            heard[i].append(one)
+    return heard
 
 
 def is_speech(score: float, no_speech: float) -> bool:

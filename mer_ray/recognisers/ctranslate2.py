@@ -19,7 +19,7 @@ from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pretrained import extras, plugin
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
-from mer_ray.pretrained.whisper_tokens import WINDOW_SECONDS, Heard, WhisperTokens, is_speech, windows
+from mer_ray.pretrained.whisper_tokens import WINDOW_SECONDS, Heard, WhisperTokens, hear_windows, is_speech
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
@@ -113,17 +113,12 @@ class Recogniser(base.Recogniser):
     def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         if self._model is None:
             self.load()
-        split = [windows(samples) if np.any(samples) else [] for samples in waveforms]
-        heard: list[list[Heard]] = [[] for _ in waveforms]
-        firsts = [(i, parts[0]) for i, parts in enumerate(split) if parts]
-        others = [(i, part) for i, parts in enumerate(split) for part in parts[1:]]
-        for group in (firsts, others):  # a clip's first window tells the language of all
-            for start in range(0, len(group), self.config.windows):
-                batch = group[start : start + self.config.windows]
-                languages = [heard[i][0].language if heard[i] else None for i, _ in batch]
-                for (i, _), one in zip(batch, self._hear([part for _, part in batch], languages), strict=True):
-                    heard[i].append(one)
-        return [base.whispered(one) for one in heard]
+        return [base.whispered(heard) for heard in hear_windows(waveforms, self._in_batches)]
+
+    def _in_batches(self, parts: list[NDArray[np.float32]], languages: list[str | None]) -> list[Heard]:
+        size = self.config.windows
+        cut = (slice(start, start + size) for start in range(0, len(parts), size))
+        return [heard for batch in cut for heard in self._hear(parts[batch], languages[batch])]
 
     def _hear(self, parts: Sequence[NDArray[np.float32]], languages: Sequence[str | None]) -> list[Heard]:
         """One call: W windows of at most 30 s, and the languages of those whose clip's is known."""

@@ -28,7 +28,7 @@ from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.forward import Item
 from mer_ray.pretrained.model import PretrainedConfig, PretrainedModel
 from mer_ray.pretrained.weights import Weights
-from mer_ray.pretrained.whisper_tokens import WINDOW_SECONDS, Heard, WhisperTokens, keep_tiny, windows
+from mer_ray.pretrained.whisper_tokens import WINDOW_SECONDS, Heard, WhisperTokens, hear_windows, keep_tiny
 from mer_ray.recognisers import base
 from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
@@ -77,17 +77,15 @@ class Recogniser(PretrainedModel, base.Recogniser):
             )
 
     def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
-        split = [windows(samples) if np.any(samples) else [] for samples in waveforms]
-        heard: list[list[Heard]] = [[] for _ in waveforms]
-        firsts = [(i, parts[0]) for i, parts in enumerate(split) if parts]
-        others = [(i, part) for i, parts in enumerate(split) for part in parts[1:]]
-        for group in (firsts, others):  # a clip's first window tells the language of all
-            languages = [heard[i][0].language if heard[i] else None for i, _ in group]
-            items = [Item(i, 1, (part, language)) for (i, part), language in zip(group, languages, strict=True)]
-            for (i, part), (tokens, score, language) in zip(group, self._made(items), strict=True):
-                seconds, count = len(part) / SAMPLE_RATE_HZ, len(tokens) + 1  # and the end of the text
-                heard[i].append(Heard(self._tokens.read(tokens, seconds), score * count, count, language, seconds))
-        return [base.whispered(one) for one in heard]
+        return [base.whispered(heard) for heard in hear_windows(waveforms, self._hear)]
+
+    def _hear(self, parts: list[NDArray[np.float32]], languages: list[str | None]) -> list[Heard]:
+        items = [Item(i, 1, given) for i, given in enumerate(zip(parts, languages, strict=True))]
+        heard = []
+        for part, (tokens, score, language) in zip(parts, self._made(items), strict=True):
+            seconds, count = len(part) / SAMPLE_RATE_HZ, len(tokens) + 1  # and the end of the text
+            heard.append(Heard(self._tokens.read(tokens, seconds), score * count, count, language, seconds))
+        return heard
 
     def _made(self, items: Sequence[Item]) -> list[tuple[list[int], float, str]]:
         """What the model makes of the windows; where its words go round, without three tokens twice."""
