@@ -66,6 +66,15 @@ def installed() -> list[str]:
     return [name for name, one in PACKAGED.items() if all(map(extras.is_installed, one.packages.values()))]
 
 
+def is_whole(name: str, cache_folder: Path) -> bool:
+    """Whether ``folder`` has nothing to write."""
+    return name not in PACKAGED or len(PACKAGED[name].packages) == 1 or _whole(name, cache_folder).is_dir()
+
+
+def _whole(name: str, cache_folder: Path) -> Path:
+    return cache_folder / "packaged" / f"{name}-{PACKAGED[name].sha256[:16]}"
+
+
 @cache
 def folder(name: str, cache_folder: Path) -> Path:
     """The folder of a model, its network whole and checked; one in parts is put together in the cache.
@@ -80,7 +89,7 @@ def folder(name: str, cache_folder: Path) -> Path:
     if len(folders) == 1:
         _check(folders[0] / _MODEL, one, name)
         return folders[0]
-    whole = cache_folder / "packaged" / f"{name}-{one.sha256[:16]}"
+    whole = _whole(name, cache_folder)
     try:
         whole.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(whole.with_name(f".{whole.name}.lock")):  # one worker of a machine writes, the others wait for it

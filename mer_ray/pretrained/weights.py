@@ -118,7 +118,10 @@ def fetch(weights: Weights, only_config: bool = False, files: str = SAFETENSORS)
     if weights.source.startswith("s3://"):
         folder = _copy_from_s3(weights, only_config, files)
     elif weights.source.startswith(PACKAGE):
-        folder = packaged.folder(weights.source.removeprefix(PACKAGE), _cache())
+        name = weights.source.removeprefix(PACKAGE)
+        if not packaged.is_whole(name, _cache()):
+            _may_reach(weights.source)  # its parts are put together in the cache
+        folder = packaged.folder(name, _cache())
     elif weights.is_on_hub:
         folder = _download(weights, only_config, files)
     else:

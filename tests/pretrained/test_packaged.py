@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mer_ray.errors import PluginError
+from mer_ray.errors import NotHereError, PluginError
 from mer_ray.pretrained import packaged, weights
 from mer_ray.pretrained.weights import Weights
 
@@ -31,6 +31,18 @@ def test_one_in_parts_is_put_together_once(cache):
     packaged.folder.cache_clear()
     assert packaged.folder(BASE, cache) == folder
     assert (folder / "model.bin").stat().st_mtime_ns == made
+
+
+def test_a_dry_run_puts_nothing_together_but_takes_what_is(cache):
+    base, tiny = (Weights(source=f"package:{name}") for name in (BASE, TINY))
+    with weights.only_here(), pytest.raises(NotHereError):
+        weights.fetch(base, files="model.bin")
+    assert not cache.exists()
+    with weights.only_here():
+        assert weights.fetch(tiny, files="model.bin").is_dir()
+    made = weights.fetch(base, files="model.bin")
+    with weights.only_here():
+        assert weights.fetch(base, files="model.bin") == made
 
 
 def test_what_it_is_does_not_depend_on_where_it_lies(tmp_path):
