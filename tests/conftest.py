@@ -13,7 +13,7 @@ TOGETHER = {
         "pipelines/test_extract", "pipelines/test_train_encoder", "pipelines/test_tune", "runtime/test_session",
         "tune/test_controller", "tune/test_mining_options", "tune/test_search",
     ),
-    "mined_clips": ("pipelines/test_why", "test_commands"),
+    "mined_clips": ("pipelines/test_noise_track", "pipelines/test_why", "test_commands"),
 }  # fmt: skip
 """Files by the fixture that they share and that costs much: one of several processes runs them, and first."""
 SHARE_OF = {f"tests/{file}.py": fixture for fixture, files in TOGETHER.items() for file in files}

@@ -36,6 +36,9 @@ ELSEWHERE = {
     f"{PYTHON} jobs/mine.py --config jobs/configs/folder.yaml data.manifest=s3://": (
         "tests/faults/test_s3_mine.py::test_a_job_with_everything_in_s3_leaves_its_results_there"
     ),
+    f"{PYTHON} jobs/mine.py --config jobs/configs/folder.yaml data.manifest=clips.csv evaluation.noise": (
+        "tests/pipelines/test_noise_track.py::test_every_case_is_predicted_as_it_is_and_denoised"
+    ),
     f"{PYTHON} -m pytest -m s3": ON_S3,
     f"{PYTHON} -m venv swift": ON_S3,
     "swift/bin/pip install": ON_S3,

@@ -283,8 +283,37 @@ class MiningConfig(Section):
     on_failure: Literal["refuse", "quorum"] = Field("refuse", description="a failed learner: refuse the round | go on")
 
 
+class NoiseConfig(Section):
+    """One case of the noise track: what the test clips are heard in, once the run is done."""
+
+    snr_db: float = Field(description="power of the clip over that of the noise, in dB", ge=-40, le=80)
+    kind: Literal["environment", "babble"] = Field(
+        "environment", description="one drawn sound of the folder | four drawn voices of it at once"
+    )
+    folder: str = Field(description="folder of .wav or .flac files, at any depth", min_length=1)
+    name: str = Field(
+        "", description="of the case; default: its kind and dB, like environment_10db", pattern=r"^[\w.-]*$"
+    )
+
+    @property
+    def case(self) -> str:
+        """What the case is called."""
+        return self.name or f"{self.kind}_{self.snr_db:g}db"
+
+
 class EvaluationConfig(Section):
     ablations: bool = Field(False, description="also fit each modality alone and the shuffled-label control")
+    noise: list[NoiseConfig] = Field(
+        default_factory=list,
+        description="cases to predict the test clips in, with and without denoising; docs/denoising.md",
+    )
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> EvaluationConfig:
+        names = [one.case for one in self.noise]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two cases of noise are called {', '.join(twice)}: give each a name of its own")
+        return self
 
 
 class ReportConfig(Section):

@@ -86,6 +86,30 @@ class DenoiseReport:
 
 
 @dataclass(frozen=True)
+class NoiseReport:
+    """One case of the noise track.
+
+    Attributes:
+        name: of the case.
+        sounds: what is heard in it; cases of the same sounds make one line.
+        snr_db: power of the clips over that of the noise.
+        num_clips: that were scored.
+        clean, raw, denoised: WAF without noise, in it, and in it after denoising; None where that was not asked.
+        raw_noise, denoised_noise: standard error of the fall from ``clean``.
+    """
+
+    name: str
+    sounds: str
+    snr_db: float
+    num_clips: int
+    clean: float
+    raw: float
+    denoised: float | None = None
+    raw_noise: float = 0.0
+    denoised_noise: float = 0.0
+
+
+@dataclass(frozen=True)
 class QuarantineLine:
     """How many clips lost a modality in one step for one reason, and some of them."""
 
@@ -175,6 +199,7 @@ class ReportData:
     control: float | None = None
     groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     denoise: DenoiseReport | None = None
+    noise: tuple[NoiseReport, ...] = ()
     quarantine: tuple[QuarantineLine, ...] = ()
     clips: tuple[ClipReport, ...] = ()
     faces_shown: bool = True
@@ -212,6 +237,8 @@ def _view(data: ReportData) -> dict[str, Any]:
         "pool_chart": _pool_chart(data, colours),
         "groups_chart": _groups_chart(data),
         "denoise_chart": _denoise_chart(data),
+        "noise_chart": _noise_chart(data),
+        "noise_sounds": _noise_sounds(data),
         "timings_chart": _timings_chart(data),
     }
 
@@ -346,6 +373,27 @@ def _denoise_chart(data: ReportData) -> Markup:
         if data.denoise
         else Markup()
     )
+
+
+def _noise_sounds(data: ReportData) -> list[str]:
+    return list(dict.fromkeys(case.sounds for case in data.noise))
+
+
+def _noise_chart(data: ReportData) -> Markup:
+    """WAF against SNR, from the loudest noise to none."""
+    if not data.noise:
+        return Markup()
+    ratios, clean = sorted({case.snr_db for case in data.noise}), data.noise[0].clean
+    lines = []
+    for series, sounds in enumerate(_noise_sounds(data)):
+        cases = {case.snr_db: case for case in data.noise if case.sounds == sounds}
+        raw = [cases[ratio].raw if ratio in cases else None for ratio in ratios]
+        denoised = [cases[ratio].denoised if ratio in cases else None for ratio in ratios]
+        lines.append(Line(f"{sounds}, as it is", [*raw, clean], series % charts.NUM_COLOURS, dashed=True))
+        if any(value is not None for value in denoised):
+            lines.append(Line(f"{sounds}, denoised", [*denoised, clean], series % charts.NUM_COLOURS))
+    names = [*(f"{ratio:g} dB".replace("-", "\N{MINUS SIGN}") for ratio in ratios), "no noise"]
+    return charts.line_chart("Weighted F1 against the ratio of voice to noise, per cent", names, lines)
 
 
 def _timings_chart(data: ReportData) -> Markup:

@@ -23,6 +23,7 @@ from mer_ray.errors import ConfigError, InputError, NotHereError, PluginError, R
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
+from mer_ray.speech.noise import Noise
 from mer_ray.stages.base import Stage
 from mer_ray.stages.denoise import DenoiseStage
 from mer_ray.stages.encode import EncodeStage
@@ -85,18 +86,22 @@ def check(settings: config.ExtractionConfig) -> None:
 
 
 def plan(
-    settings: config.ExtractionConfig, clips: Sequence[Clip], tables: Store, reads: Sequence[str] | None = None
+    settings: config.ExtractionConfig,
+    clips: Sequence[Clip],
+    tables: Store,
+    reads: Sequence[str] | None = None,
+    noise: Noise | None = None,
 ) -> tuple[Step, ...]:
     """The steps that the configured encoders need, or what makes the tables ``reads``, upstream first.
 
-    Nothing is started or written.
+    Nothing is started or written. All clips are heard in ``noise``, if any; what does not hear them stays the same.
 
     Clips are ordered by the size of their media, so that similar lengths share a batch at every step.
 
     Raises:
         ConfigError, PluginError: an encoder or its options are wrong, or its weights are missing.
     """
-    stages = _stages(settings) if reads is None else _before(settings, reads)
+    stages = _stages(settings, noise) if reads is None else _before(settings, reads, noise)
     _refuse(_faults(stages))
     return _steps(stages, clips, tables)
 
@@ -136,9 +141,22 @@ def _steps(stages: Iterable[Stage], clips: Sequence[Clip], tables: Store) -> tup
 
 
 def run(
-    steps: Sequence[Step], settings: config.ExtractionConfig, journal: Journal, console: Console
+    steps: Sequence[Step],
+    settings: config.ExtractionConfig,
+    journal: Journal,
+    console: Console,
+    known: Mapping[str, Made] | None = None,
+    track: str = "",
 ) -> dict[str, Made]:
     """Make the missing rows of each table, in order. Ray is running.
+
+    Args:
+        steps: what ``plan`` gave.
+        settings: of the job.
+        journal: where it is told.
+        console: where it is shown.
+        known: tables that have been made; one that a step would make again is taken as it is.
+        track: what the steps are for, if not for the job's own clips: ``<track>/`` stands before their names.
 
     Raises:
         MaterialiseError, StorageError: see ``runtime.materialise``.
@@ -146,22 +164,25 @@ def run(
     made: dict[str, Made] = {}
     for step in steps:
         name = step.stage.name
-        started = time.monotonic()
-        journal.event("step_started", step=name, digest=step.table.digest)
-        with step_line(console, name) as line:
+        if known and name in known and known[name].table.digest == step.table.digest:
+            made[name] = known[name]
+            continue
+        started, told = time.monotonic(), f"{track}/{name}" if track else name
+        journal.event("step_started", step=told, digest=step.table.digest)
+        with step_line(console, told) as line:
 
             def show(progress: Progress, line=line) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
                 line.update(progress.done, progress.total, _count(progress.errors))
 
-            def corrupt(part: str, why: str, name: str = name) -> None:
-                journal.event("corrupt_part", step=name, part=part, detail=why)
-                console.print(f"[yellow]{name}: {why}; its rows are made again[/]")
+            def corrupt(part: str, why: str, told: str = told) -> None:
+                journal.event("corrupt_part", step=told, part=part, detail=why)
+                console.print(f"[yellow]{told}: {why}; its rows are made again[/]")
 
             upstream = {read: made[read] for read in step.stage.reads if read in made}
             made[name] = materialise(step, upstream, settings.runtime, show, corrupt)
         seconds = round(time.monotonic() - started, 3)
         errors = dict(made[name].errors)
-        journal.event("step_done", step=name, seconds=seconds, clips=made[name].rows_made, errors=errors)
+        journal.event("step_done", step=told, seconds=seconds, clips=made[name].rows_made, errors=errors)
     return made
 
 
@@ -259,21 +280,21 @@ def _refuse(faults: Mapping[str, InputError]) -> None:
         raise PluginError("\n".join(f"encoders {', '.join(stages)}: {why}" for why, stages in names.items()))
 
 
-def _stages(settings: config.ExtractionConfig) -> list[Stage]:
+def _stages(settings: config.ExtractionConfig, noise: Noise | None = None) -> list[Stage]:
     """The stages that the encoders need, upstream first."""
     limit = settings.runtime.clip_seconds
     encoders = [EncodeStage(name, encoder, limit) for name, encoder in settings.encoders.items()]
     if not settings.faces.enabled:
         encoders = [encoder for encoder in encoders if FACES not in encoder.reads]
-    return [*_before(settings, {read for encoder in encoders for read in encoder.reads}), *encoders]
+    return [*_before(settings, {read for encoder in encoders for read in encoder.reads}, noise), *encoders]
 
 
-def _before(settings: config.ExtractionConfig, reads: Collection[str]) -> list[Stage]:
+def _before(settings: config.ExtractionConfig, reads: Collection[str], noise: Noise | None = None) -> list[Stage]:
     """The stages that make the tables ``reads``, upstream first."""
     limit = settings.runtime.clip_seconds
     stages: list[Stage] = []
     if AUDIO in reads or (TRANSCRIPT in reads and settings.transcribe.enabled):
-        stages.append(DenoiseStage(settings.media, settings.denoise, limit))
+        stages.append(DenoiseStage(settings.media, settings.denoise, limit, noise))
     if FACES in reads:
         stages.append(FacesStage(settings.media, settings.faces, limit))
     if TRANSCRIPT in reads:

@@ -25,6 +25,7 @@ from mer_ray.evaluation import explain
 from mer_ray.learners.learner import Learner, Predictions
 from mer_ray.learners.scaling import Scaling
 from mer_ray.rounds import votes
+from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.final import Final
 from mer_ray.rounds.state import name_of
 from mer_ray.types import Split
@@ -46,6 +47,23 @@ class Said:
     probabilities: NDArray[np.float64]
     weights: NDArray[np.float64]
     valence: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a finished ensemble says of clips.
+
+    Attributes:
+        given: their features, as the learners were given them.
+        said: by each voter, best first.
+        votes_KNC: float64, the probabilities of all of them.
+        last_word: the labels that come of it.
+    """
+
+    given: FeatureSet
+    said: tuple[Said, ...]
+    votes_KNC: NDArray[np.float64]
+    last_word: Ensemble
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,26 @@ class Finished:
             np.mean([weights for _, weights in clean], axis=0),
             np.mean(valence, axis=0) if valence else None,
         )
+
+    def ask(
+        self, run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], room: Room, *, join: bool = True
+    ) -> Answer:
+        """What the ensemble says of clips as they were extracted.
+
+        Args:
+            run_dir: the run.
+            features: of the clips, made as the run's were; one that is missing is absent everywhere.
+            speakers: of each clip.
+            room: where standardised features go.
+            join: see ``standardise``.
+
+        Raises:
+            CorruptPartError, FeatureFileError: see ``standardise``.
+        """
+        given = standardise(run_dir, as_learnt(self.final, features), speakers, room, join=join)
+        said = tuple(self.vote(place, given) for place in range(len(self.learners)))
+        votes_KNC = np.stack([one.probabilities for one in said])
+        return Answer(given, said, votes_KNC, self.final.combine(votes_KNC))
 
     def by_modality(self, weights: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """``explain.by_modality`` of the voters' weights, in their order."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, MaterialiseError
 from mer_ray.evaluation import report
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines import estimate, features, narrate, results, source, speech, summary
+from mer_ray.pipelines import estimate, features, narrate, noise_track, results, source, speech, summary
 from mer_ray.pipelines.features import Extraction
+from mer_ray.pipelines.noise_track import Track
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
@@ -55,6 +57,7 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     source.warn(brought.manifest, console)
     if dry_run:
         estimate.tell(settings, brought.clips, tables, console)
+        noise_track.tell(settings, brought, console)
         return 0
     steps = features.plan(settings, brought.clips, tables)
     room = Room(settings.fit.memory_bytes)
@@ -68,9 +71,12 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
         results.write_quarantine(run_dir, extraction.quarantine)
         experiment = make_experiment(settings, brought, extraction)
         experiment, mined, ablations = _mine(experiment, settings, run_dir, journal, console)
-    outcome = results.Run(settings, brought, extraction, experiment, mined, ablations)
-    with _timed(journal, "explain"):
-        explained = results.explain(outcome, run_dir)
+        outcome = results.Run(settings, brought, extraction, experiment, mined, ablations)
+        with _timed(journal, "explain"):
+            explained = results.explain(outcome, run_dir)
+        given = dict(zip(experiment.features.clip_ids, mined.final.label.tolist(), strict=True))
+        track = Track(settings, brought, extraction, given, run_dir, tables, journal, console)
+        outcome = replace(outcome, noise=track.measure())
     with _timed(journal, "report"):
         figures = results.measure(outcome, journal)
         results.write(outcome, explained, run_dir, figures)
@@ -88,6 +94,7 @@ def check(settings: MineConfig) -> None:
         ConfigError, PluginError: one is unknown or an option is wrong.
     """
     features.check(settings)
+    noise_track.check(settings)
     registry.configure("mining", settings.mining.strategy, settings.mining.options)
     if settings.submission.format == "mer2023" and not settings.fit.valence:
         raise ConfigError("submission.format=mer2023 needs a valence: set fit.valence=1, or submission.format=mer2024")
@@ -96,11 +103,13 @@ def check(settings: MineConfig) -> None:
 
 
 def check_learners(settings: MineConfig, brought: Brought) -> None:
-    """Hold listed learners to the features that there will be, and what is to be learnt to the manifest.
+    """Hold listed learners to the features that there will be, and what is to be learnt or scored to the manifest.
 
     Raises:
-        ConfigError, PluginError: a learner names an unknown feature or fusion model, or no clip has a valence.
+        ConfigError, PluginError: a learner names an unknown feature or fusion model, no clip has a valence, or no test
+            clip a label to score noisy ones by.
     """
+    noise_track.check_clips(settings, brought)
     if settings.fit.valence and not any(clip.valence is not None for clip in brought.clips):
         raise ConfigError("fit.valence is set, and no clip of the manifest has a valence; give the column, or set 0")
     known = [*settings.encoders, *(feature.name for feature in brought.features)]

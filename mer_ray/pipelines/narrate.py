@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: 
         control=figures["control"]["test_waf"],
         groups=_groups(run, run.scored),
         denoise=_denoise(run),
+        noise=tuple(_noise(run)),
         quarantine=_quarantine(run),
         clips=tuple(_clips(run, explained)),
         faces_shown=run.settings.report.faces,
@@ -151,6 +153,24 @@ def _denoise(run: Run) -> report.DenoiseReport | None:
         choices,
         tuple(gains),
     )
+
+
+def _noise(run: Run) -> Iterator[report.NoiseReport]:
+    """The cases of the noise track; sounds of one kind from several folders are told apart by the folders' names."""
+    folders = {(case.kind, Path(case.folder).name) for case in run.settings.evaluation.noise}
+    several = {kind for kind, count in Counter(kind for kind, _ in folders).items() if count > 1}
+    for told, found in zip(run.settings.evaluation.noise, run.noise, strict=False):
+        yield report.NoiseReport(
+            found.name,
+            f"{told.kind}, {Path(told.folder).name}" if told.kind in several else told.kind,
+            found.snr_db,
+            found.num_clips,
+            found.clean,
+            found.raw.waf or 0.0,
+            found.denoised.waf,
+            found.raw.standard_error or 0.0,
+            found.denoised.standard_error or 0.0,
+        )
 
 
 def _voices(run: Run, made: Made) -> Iterator[denoising.DenoisedClip]:

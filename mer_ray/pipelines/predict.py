@@ -135,21 +135,19 @@ def _predict(
     clips = [clip for clip in brought.clips if clip.clip_id not in extraction.lost]
     if not clips:
         raise MaterialiseError("no clip has a modality left; see quarantine.parquet in the run directory")
-    given = finished.as_learnt(ensemble.final, extraction.features)
-    given = finished.standardise(model, given, [clip.speaker for clip in clips], room, join=join)
-    said = [ensemble.vote(place, given) for place in range(len(ensemble.learners))]
-    votes_KNC = np.stack([one.probabilities for one in said])
-    last_word = ensemble.final.combine(votes_KNC)
+    speakers = [clip.speaker for clip in clips]
+    answer = ensemble.ask(model, extraction.features, speakers, room, join=join)
+    votes_KNC, last_word = answer.votes_KNC, answer.last_word
     explained = Explained(
         ensemble.final,
         votes_KNC,
-        ensemble.by_modality([one.weights for one in said]),
-        hidden.effects(ensemble, given, votes_KNC, last_word.label),
+        ensemble.by_modality([one.weights for one in answer.said]),
+        hidden.effects(ensemble, answer.given, votes_KNC, last_word.label),
         np.empty((len(clips), 0), dtype=np.int64),
     )
-    valence = mean_valence([one.valence for one in said if one.valence is not None], ensemble.final.valence)
+    valence = mean_valence([one.valence for one in answer.said if one.valence is not None], ensemble.final.valence)
     own = {"given": [clip.label if clip.split is Split.TRAIN else None for clip in clips]}
-    return predictions.table(given.clip_ids, [clip.split for clip in clips], last_word, explained, valence, own)
+    return predictions.table(answer.given.clip_ids, [clip.split for clip in clips], last_word, explained, valence, own)
 
 
 def _measure(

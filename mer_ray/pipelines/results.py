@@ -22,6 +22,7 @@ from mer_ray.evaluation.metrics import Scores
 from mer_ray.learners.experiment import Experiment
 from mer_ray.pipelines import finished, hidden, neighbours, predictions
 from mer_ray.pipelines.features import Extraction, Quarantined, quarantine_table
+from mer_ray.pipelines.noise_track import Case
 from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.source import Brought
 from mer_ray.rounds.final import Final, Read, Voter
@@ -46,6 +47,7 @@ class Run:
     experiment: Experiment
     mined: Mined
     ablations: Ablations | None
+    noise: tuple[Case, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,6 +186,7 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
             name: {"test_waf": run.test_waf(label)}
             for name, label in (ablations.modalities if ablations else {}).items()
         },
+        "noise": {case.name: case.to_json() for case in run.noise},
         "control": {"test_waf": None if control is None else run.test_waf(control)},
         "counts": count(run.brought, run.extraction, len(run.experiment.features.clip_ids)),
         "quarantine": count_errors(run.extraction),

@@ -26,6 +26,8 @@ def show(console: Console, metrics: dict[str, Any], work: dict[str, dict[str, fl
     """
     _warn_of_chance(console, metrics)
     console.print(_scores(metrics))
+    if metrics["noise"]:
+        console.print(_noise(metrics["noise"]))
     console.print(_speed(work))
     counts = metrics["counts"]
     if metrics["quarantine"]:
@@ -117,6 +119,13 @@ def _scores(metrics: dict[str, Any]) -> Table:
         table.add_row(f"{modality} alone", "", _figure(scores["test_waf"]), "")
     if metrics["control"]["test_waf"] is not None:
         table.add_row("shuffled pseudo-labels", "", _figure(metrics["control"]["test_waf"]), "")
+    return table
+
+
+def _noise(cases: dict[str, Any]) -> Table:
+    table = Table("case", "no noise", "as it is", "denoised", title="Weighted F1 of the test clips in noise")
+    for name, case in cases.items():
+        table.add_row(name, *(_figure(case[how]["waf"]) for how in ("clean", "raw", "denoised")))
     return table
 
 

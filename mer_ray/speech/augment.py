@@ -24,7 +24,8 @@ from mer_ray.types import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
 _SOUNDS = ("*.wav", "*.flac")
-_QUIET = 1e-5  # root mean square below which there is nothing to mix
+QUIET = 1e-5
+"""Root mean square below which there is nothing to mix."""
 
 
 class Mixing(BaseModel):
@@ -69,18 +70,54 @@ def read_folder(folder: str) -> tuple[Samples, ...]:
     """Every sound in a folder, in the order of the names, mono 16 kHz.
 
     Raises:
+        ConfigError: see ``sound_files``.
+    """
+    return tuple(read_sound(path) for path in sound_files(folder))
+
+
+def sound_files(folder: str) -> list[Path]:
+    """Every sound in a folder, at any depth, in the order of the names.
+
+    Raises:
         ConfigError: there is none.
     """
     paths = sorted(path for pattern in _SOUNDS for path in Path(folder).expanduser().glob(f"**/{pattern}"))
     if not paths:
         raise ConfigError(f"{folder}: no .wav or .flac file in it")
-    return tuple(_read(path) for path in paths)
+    return paths
 
 
-def _read(path: Path) -> Samples:
+def read_sound(path: Path) -> Samples:
+    """A file's first to last sample, mono 16 kHz, the mean of its channels.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     import soundfile  # noqa: PLC0415 - for folders alone
 
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    try:
+        return _mono(*soundfile.read(path, dtype="float32", always_2d=True))
+    except soundfile.SoundFileError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def check_sound(path: Path) -> None:
+    """Look at a file's head alone.
+
+    Raises:
+        ConfigError: it is no sound that can be read, or one without a sample.
+    """
+    import soundfile  # noqa: PLC0415 - for folders alone
+
+    try:
+        length = soundfile.info(path).frames
+    except soundfile.SoundFileError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not length:
+        raise ConfigError(f"{path} holds no sound; delete it")
+
+
+def _mono(samples: NDArray[np.float32], rate: int) -> Samples:
     mono = torch.from_numpy(samples.mean(axis=1))
     return np.asarray(resample(mono, rate, SAMPLE_RATE_HZ).numpy(), np.float32)
 
@@ -109,7 +146,7 @@ def mixed(
             mixing.speakers_share if len(voices) else 0.0,
         ]
     )
-    if not shares.any() or _rms(samples) < _QUIET:
+    if not shares.any() or rms(samples) < QUIET:
         return samples
     kind = rng.choice(3, p=shares / shares.sum())
     if kind == 1:
@@ -138,7 +175,7 @@ def _perturbation(speed: float) -> SpeedPerturbation:
 
 def at_snr(samples: Samples, noise: Samples, snr_db: float) -> Samples:
     """A clip with noise of the same length so many dB below it; silent noise changes nothing."""
-    if _rms(noise) < _QUIET:
+    if rms(noise) < QUIET:
         return samples
     made = add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(float(snr_db)))
     return np.asarray(made.numpy(), np.float32)
@@ -153,14 +190,14 @@ def babble(
         voice = fitting(voices[int(rng.integers(len(voices)))], num_samples, rng)
         if len(rooms):
             voice = reverberant(voice, rooms[int(rng.integers(len(rooms)))])
-        total += voice / max(_rms(voice), _QUIET)
+        total += voice / max(rms(voice), QUIET)
     return total
 
 
 def reverberant(samples: Samples, room: Samples) -> Samples:
     """A voice in a room, as long as before: convolved with the response from its direct sound on, of unit energy."""
     direct = torch.from_numpy(room[int(np.abs(room).argmax()) :].copy())
-    made = fftconvolve(torch.from_numpy(samples), direct / direct.norm().clamp_min(_QUIET))[: len(samples)]
+    made = fftconvolve(torch.from_numpy(samples), direct / direct.norm().clamp_min(QUIET))[: len(samples)]
     return np.asarray(made.numpy(), np.float32)
 
 
@@ -183,5 +220,6 @@ def masked(spectrograms_BFT: Tensor, mixing: Mixing, rng: np.random.Generator) -
     return made
 
 
-def _rms(samples: Samples) -> float:
+def rms(samples: Samples) -> float:
+    """Root mean square; 0 of nothing."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0

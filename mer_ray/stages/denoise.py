@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mer_ray.encoders.base import ClipInput
 from mer_ray.errors import ClipError
 from mer_ray.pretrained.sound import check_finite
 from mer_ray.separators.base import Separator
+from mer_ray.speech.noise import Noise
 from mer_ray.speech.select import choose
 from mer_ray.speech.snr import estimate_snr_db
 from mer_ray.stages.base import Resources, Stage, absent, failed
@@ -39,15 +40,19 @@ class DenoiseStage(Stage):
         media: limits of decoding.
         denoise: whether and how to denoise.
         clip_seconds: time limit per clip.
+        noise: what every clip is heard in, beside its own; the ``original`` then has it too.
     """
 
     name = "audio"
     version = 3
     reads = ("clip",)
 
-    def __init__(self, media: MediaConfig, denoise: DenoiseConfig, clip_seconds: float) -> None:
+    def __init__(
+        self, media: MediaConfig, denoise: DenoiseConfig, clip_seconds: float, noise: Noise | None = None
+    ) -> None:
         self.media = media
         self.denoise = denoise
+        self.noise = noise
         self.resources = Resources(
             cpus=denoise.cpus,
             gpus=denoise.gpus if denoise.enabled else 0.0,
@@ -84,6 +89,8 @@ class DenoiseStage(Stage):
     def spec(self) -> dict[str, Any]:
         """See the base class."""
         spec: dict[str, Any] = {"version": self.version, "media": self.media.model_dump(mode="json")}
+        if self.noise:
+            spec["noise"] = self.noise.spec
         if self._separator and self.hearing:
             spec["separator"] = plugin_spec(self.denoise.separator.name, self._separator)
             spec["recogniser"] = self.hearing.spec
@@ -111,9 +118,13 @@ class DenoiseStage(Stage):
         """Decode the media, so that ``process`` has the models' work alone."""
         made: list[dict[str, Any] | ClipError | None] = []
         for clip in batch.column("clip").to_pylist():
-            sound = attempt(lambda given: clip_audio(given, self.media), clip)
+            sound = attempt(self._sound, clip)
             made.append({"audio": sound.tobytes()} if isinstance(sound, np.ndarray) else sound)
         return pa.table({"clip_id": batch.column("clip_id"), "prepared": as_prepared(made)})
+
+    def _sound(self, clip: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        samples = clip_audio(clip, self.media)
+        return samples if samples is None or self.noise is None else self.noise.added(samples, clip["clip_id"])
 
     def process(self, batch: pa.Table) -> pa.Table:
         """See the base class. ``batch`` is what ``prepare`` returned."""

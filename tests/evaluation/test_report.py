@@ -18,6 +18,7 @@ from mer_ray.evaluation.report import (
     ClipReport,
     Counts,
     DenoiseReport,
+    NoiseReport,
     QuarantineLine,
     ReportData,
     RoundReport,
@@ -150,6 +151,11 @@ def sample() -> ReportData:
             3.1, 9.4, 41.0, 41.0, {"original": 402, "stream 0": 110, "stream 1": 41},
             tuple(np.random.default_rng(1).normal(6.0, 2.5, 150).tolist()),
         ),
+        noise=(
+            NoiseReport("street_0db", "environment", 0.0, 118, 0.768, 0.412, 0.551, 0.041, 0.033),
+            NoiseReport("environment_10db", "environment", 10.0, 118, 0.768, 0.633, 0.702, 0.03, 0.02),
+            NoiseReport("babble_10db", "babble", 10.0, 118, 0.768, 0.589),
+        ),
         quarantine=(
             QuarantineLine("audio", "no_streams", 7, ("demo_0012", "demo_0077")),
             QuarantineLine("faces", "unreadable", 11, ("demo_0044",)),
@@ -192,6 +198,15 @@ def test_holds_every_part_of_the_data(page: Page) -> None:
     for row in data.scores.confusion:
         for count in row:
             assert str(count) in page.text
+
+
+def test_a_line_for_each_kind_of_noise_ends_where_there_is_none(page: Page) -> None:
+    (chart,) = [str(svg["aria-label"]) for svg in page.all("svg") if "voice to noise" in str(svg["aria-label"])]
+    assert "environment, as it is: 41.2, 63.3, 76.8; environment, denoised: 55.1, 70.2, 76.8" in chart
+    assert "babble, as it is: none, 58.9, 76.8" in chart
+    assert "babble, denoised" not in chart
+    for expected in ("street_0db", "41.2 ± 4.1", "55.1 ± 3.3", "no noise"):
+        assert expected in page.text
 
 
 def test_needs_no_network_and_no_other_script() -> None:
@@ -242,7 +257,7 @@ def test_hostile_text_comes_out_harmless() -> None:
 def test_pictures_tables_and_charts_are_described(page: Page) -> None:
     assert all(image["alt"] for image in page.all("img"))
     assert len(page.all("caption")) == len(page.all("table")) > 4
-    assert len(page.all("svg")) == 9
+    assert len(page.all("svg")) == 10
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     assert page.all("html")[0]["lang"] == "en"
 
