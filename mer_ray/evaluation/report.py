@@ -375,8 +375,10 @@ def _denoise_chart(data: ReportData) -> Markup:
     )
 
 
-def _noise_sounds(data: ReportData) -> list[str]:
-    return list(dict.fromkeys(case.sounds for case in data.noise))
+def _noise_sounds(data: ReportData) -> dict[str, int]:
+    """The colour of each kind of sound that is heard in a case."""
+    kinds = dict.fromkeys(case.sounds for case in data.noise)
+    return {sounds: i % charts.NUM_COLOURS if i else ACCENT for i, sounds in enumerate(kinds)}
 
 
 def _noise_chart(data: ReportData) -> Markup:
@@ -385,13 +387,13 @@ def _noise_chart(data: ReportData) -> Markup:
         return Markup()
     ratios, clean = sorted({case.snr_db for case in data.noise}), data.noise[0].clean
     lines = []
-    for series, sounds in enumerate(_noise_sounds(data)):
+    for sounds, series in _noise_sounds(data).items():
         cases = {case.snr_db: case for case in data.noise if case.sounds == sounds}
         raw = [cases[ratio].raw if ratio in cases else None for ratio in ratios]
         denoised = [cases[ratio].denoised if ratio in cases else None for ratio in ratios]
-        lines.append(Line(f"{sounds}, as it is", [*raw, clean], series % charts.NUM_COLOURS, dashed=True))
+        lines.append(Line(f"{sounds}, as it is", [*raw, clean], series, dashed=True))
         if any(value is not None for value in denoised):
-            lines.append(Line(f"{sounds}, denoised", [*denoised, clean], series % charts.NUM_COLOURS))
+            lines.append(Line(f"{sounds}, denoised", [*denoised, clean], series))
     names = [*(f"{ratio:g} dB".replace("-", "\N{MINUS SIGN}") for ratio in ratios), "no noise"]
     return charts.line_chart("Weighted F1 against the ratio of voice to noise, per cent", names, lines)
 
