@@ -109,7 +109,7 @@ def test_where_and_how_fast_it_runs_is_no_part_of_the_spec(recogniser: Recognise
     elsewhere = shutil.copytree(recogniser.config.weights.source, tmp_path / "elsewhere")
     told = {"weights": {"source": str(elsewhere)}}
     told |= {option: 3 for option in ("windows", "threads", "budget") if option in fields}
-    told |= {"device": "cuda", "dtype": recogniser.dtype}
+    told |= {"device": "cuda", "compute_type" if "compute_type" in fields else "dtype": recogniser.dtype}
     moved = registry.build("recognisers", name, recogniser.config.model_dump() | told)
     assert plugin_spec(name, moved) == spec
     for file in (*elsewhere.glob("*.safetensors"), *elsewhere.glob("model.bin")):
