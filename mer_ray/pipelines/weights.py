@@ -33,7 +33,7 @@ _OPTIONS = {"separators": "denoise.separator", "recognisers": "transcribe.recogn
 class Config(Section):
     """What the checkpoint is of."""
 
-    plugin: str = Field(description="the plug-in that is to load it: mossformer2 | convtasnet | sensevoice")
+    plugin: str = Field(description="plug-in that is to load it: mossformer2 | convtasnet | sensevoice | paraformer")
     config: str | None = Field(None, description="JSON of the network's arguments; unset, those of the published one")
 
 
@@ -88,7 +88,8 @@ def convert(source: Path, folder: Path, settings: Config) -> int:
         raw = Path(beside) / "raw.safetensors"
         unpickle.tensors_of(source, raw)
         with safe_open(raw, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            names = [name for name in opened.keys() if not name.startswith(plugin.unread)]  # noqa: SIM118 - no mapping
+            tensors = {name: opened.get_tensor(name) for name in names}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         checkpoint.check(model, shapes, str(source))
         checkpoint.write(Path(beside), arguments, tensors)

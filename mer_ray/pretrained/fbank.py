@@ -38,8 +38,8 @@ class Frontend:
 
     Attributes:
         shift_I, scale_I: float32; added to a frame, then multiplied with it.
-        noise: standard deviation of the noise that is added, in steps of 16 bits. The models were trained with 1 and
-            take digital silence for something else without; each clip has the same, so that results repeat.
+        noise: standard deviation of the noise that is added, in steps of 16 bits: funasr's own default, so that digital
+            silence is as it was in training. It is the same for every clip, so that results repeat.
     """
 
     shift_I: Tensor

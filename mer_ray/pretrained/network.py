@@ -18,9 +18,11 @@ class NetworkModel(PretrainedModel):
 
     Class attributes:
         beside: what stands beside the weights, each by the names that its file may have.
+        unread: beginnings of the names of published tensors that the network does without.
     """
 
     beside: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    unread: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def network(self, model_config: dict[str, Any]) -> nn.Module:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from mer_ray.errors import PluginError
 
 TOKENS = "tokens.json"
 """Name of a file that lists the tokens in the order of their numbers."""
+NO_WORD = re.compile(r"<(\|.*\||unk|s|/s|blank)>")
+"""Tokens that are never written: blank, unknown, start, end, and tags."""
 
 
 def load(folder: Path, source: str, count: int) -> list[str]:

@@ -8,7 +8,6 @@ Shapes: B windows, T frames, V tokens.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -38,7 +37,6 @@ from mer_ray.recognisers.base import Transcript
 from mer_ray.types import SAMPLE_RATE_HZ
 
 _BLANK = 0
-_NO_WORD = re.compile(r"<(\|.*\||unk|s|/s|blank)>")
 _PUBLISHED = {
     "input_size": 560,
     "vocab_size": 25055,
@@ -117,7 +115,7 @@ class Recogniser(NetworkModel, base.Recogniser):
         if len(found) < len(LANGUAGES) - 1:
             raise PluginError(f"weights {self.config.weights.source}: the tokens lack tags of languages, as <|zh|>")
         self._tags = found
-        self._silent = {_BLANK, *(i for i, token in enumerate(tokens) if _NO_WORD.fullmatch(token))}
+        self._silent = {_BLANK, *(i for i, token in enumerate(tokens) if pieces.NO_WORD.fullmatch(token))}
 
     def _transcribe(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         return [base.whispered(heard) for heard in hear_windows(waveforms, self._hear)]
@@ -147,9 +145,7 @@ class Recogniser(NetworkModel, base.Recogniser):
     def _heard(self, tokens: list[int], logp: list[float], language: str, seconds: float) -> Heard:
         """What a window's frames say: runs of a token are one, and blanks and tags are none."""
         runs = [list(run) for _, run in groupby(range(len(tokens)), tokens.__getitem__)]
-        said = [
-            run for run in runs if tokens[run[0]] != _BLANK and not _NO_WORD.fullmatch(self._tokens[tokens[run[0]]])
-        ]
+        said = [run for run in runs if tokens[run[0]] not in self._silent]
         text = _spell([self._tokens[tokens[run[0]]] for run in said])
         if not text or language == NO_SPEECH:
             return Heard([], 0.0, 0, language, seconds)

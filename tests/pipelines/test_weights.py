@@ -74,6 +74,23 @@ def test_a_recognisers_other_files_are_taken_from_beside_its_pickle(tmp_path, ca
     assert made.transcribe(clips) == recogniser.transcribe(clips)
 
 
+def test_tensors_that_a_network_does_without_are_left_out_and_no_others(tmp_path, capsys):
+    recogniser = registry.find("recognisers", "paraformer").tiny()
+    source = Path(recogniser.config.weights.source)
+    for name in ("am.mvn", "tokens.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    tensors = load_file(source / "model.safetensors")
+    more = {"decoder.embed.0.weight": torch.ones(40, 32), "predictor.blstm.weight_ih_l0": torch.ones(2)}
+    torch.save(tensors | more, tmp_path / "model.pt")
+    call = (tmp_path / "model.pt", tmp_path / "made", "plugin=paraformer", f"config={source / 'config.json'}")
+    code, told = convert(capsys, *call)
+    assert code == 0, told
+    assert load_file(call[1] / "model.safetensors").keys() == tensors.keys()
+    torch.save(tensors | {"predictor.blstn": torch.ones(2)}, tmp_path / "model.pt")
+    code, told = convert(capsys, call[0], tmp_path / "again", *call[2:])
+    assert (code, "1 not of this model: predictor.blstn" in told) == (2, True)
+
+
 def test_weights_that_are_there_are_kept(tmp_path, capsys):
     _, source, config = published("convtasnet", tmp_path)
     (tmp_path / "config.json").write_text("{}")
@@ -193,7 +210,7 @@ def test_help_tells_the_keys_and_a_wrong_call_the_usage(capsys):
     assert in_process.run("weights", "--help") == 0
     told = capsys.readouterr().out
     assert "convert SOURCE DIR plugin=NAME" in told
-    assert all(name in told for name in ("mossformer2", "convtasnet", "sensevoice"))
+    assert all(name in told for name in ("mossformer2", "convtasnet", "sensevoice", "paraformer"))
     assert in_process.run("weights", "convert") == 2
     assert "convert SOURCE DIR plugin=NAME" in capsys.readouterr().out
 
