@@ -26,15 +26,24 @@ from mer_ray.pretrained.network import NetworkModel
 from mer_ray.pretrained.weights import RANDOM
 
 _USAGE = "usage: .venv/bin/python jobs/weights.py convert SOURCE DIR plugin=NAME [config=FILE]"
-_OPTIONS = {"separators": "denoise.separator", "recognisers": "transcribe.recogniser"}
+_OPTIONS = {
+    "separators": "denoise.separator",
+    "recognisers": "transcribe.recogniser",
+    "punctuators": "transcribe.punctuator",
+}
 """Kinds of plug-ins that load such a folder, and the option that names one."""
 
 
 class Config(Section):
     """What the checkpoint is of."""
 
-    plugin: str = Field(description="plug-in that is to load it: mossformer2 | convtasnet | sensevoice | paraformer")
-    config: str | None = Field(None, description="JSON of the network's arguments; unset, those of the published one")
+    plugin: str = Field(
+        description="that is to load it: mossformer2 | convtasnet | sensevoice | paraformer | ct_transformer"
+    )
+    config: str | None = Field(
+        None,
+        description="JSON of the network's arguments; unset, those of the published one, or of config.yaml beside it",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +85,7 @@ def convert(source: Path, folder: Path, settings: Config) -> int:
             it; the message names tensors or the file.
     """
     plugin = _plugin(settings.plugin)
-    arguments = _arguments(settings, plugin)
+    arguments = _arguments(source, settings, plugin)
     with torch.device("meta"):
         model = _network(settings, plugin, arguments)
     others = [_beside(source, names) for names in plugin.beside]
@@ -116,18 +125,18 @@ def _plugin(name: str) -> NetworkModel:
     return plugin
 
 
-def _arguments(settings: Config, plugin: NetworkModel) -> dict[str, Any]:
+def _arguments(source: Path, settings: Config, plugin: NetworkModel) -> dict[str, Any]:
     if settings.config is not None:
         return checkpoint.read_arguments(Path(settings.config), f"config={settings.config}")
-    published: dict[str, Any] = plugin.model_config
-    return published
+    return plugin.published(source.parent)
 
 
 def _network(settings: Config, plugin: NetworkModel, arguments: dict[str, Any]) -> nn.Module:
     try:
         return plugin.network(arguments)
     except (TypeError, ValueError) as error:
-        raise PluginError(f"config={settings.config}: these are not arguments of {settings.plugin}: {error}") from error
+        where = "what lies beside it" if settings.config is None else f"config={settings.config}"
+        raise PluginError(f"{where}: these are not arguments of {settings.plugin}: {error}") from error
 
 
 def _beside(source: Path, names: Sequence[str]) -> Path:

@@ -111,15 +111,3 @@ def stack(bands_FM: Tensor) -> Tensor:
     middle_T = torch.arange(0, len(bands_FM), STEP)
     taken_TK = middle_T[:, None] + torch.arange(STACKED) - STACKED // 2
     return bands_FM[taken_TK.clamp(0, len(bands_FM) - 1)].flatten(1)
-
-
-def pad(frames: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Frames (T, I) of several sounds as one batch.
-
-    Returns:
-        (B, T, I) filled up with zeros, and which positions are a sound's own, bool (B, T); None where all are.
-    """
-    lengths_B = torch.tensor([len(one) for one in frames])
-    own_BT = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
-    padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
-    return padded, None if own_BT.all() else own_BT

@@ -32,6 +32,17 @@ class NetworkModel(PretrainedModel):
             TypeError, ValueError: they are of another network.
         """
 
+    def published(self, folder: Path) -> dict[str, Any]:
+        """The constructor's arguments for a published pickle, by what lies beside it in its folder.
+
+        Here those of the first of ``architectures``, for which the plug-in has random weights.
+
+        Raises:
+            PluginError: what lies there is of another model.
+        """
+        arguments: dict[str, Any] = self.model_config
+        return arguments
+
     def _read_config(self, folder: Path) -> dict[str, Any]:
         from mer_ray.pretrained import checkpoint  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ NO_WORD = re.compile(r"<(\|.*\||unk|s|/s|blank)>")
 """Tokens that are never written: blank, unknown, start, end, and tags."""
 
 
-def load(folder: Path, source: str, count: int) -> list[str]:
+def load(folder: Path, source: str, count: int | None = None) -> list[str]:
     """The tokens of a folder of weights in the order of their numbers.
 
     They are those of ``tokens.json``, or of SentencePiece's ``*.model`` where that is missing.
@@ -22,7 +22,7 @@ def load(folder: Path, source: str, count: int) -> list[str]:
     Args:
         folder: of ``weights.fetch``.
         source: the folder as the user knows it.
-        count: how many the model knows.
+        count: how many the model knows, if that is known.
 
     Raises:
         PluginError: there is no such file, it holds something else, or another number of tokens.
@@ -33,9 +33,10 @@ def load(folder: Path, source: str, count: int) -> list[str]:
         found = json.loads(file.read_text(encoding="utf-8")) if file.name == TOKENS else _of_sentencepiece(file)
     except (OSError, ValueError) as error:
         raise PluginError(f"weights {source}: {file} cannot be read: {error}") from error
-    if not isinstance(found, list) or len(found) != count:
+    if not isinstance(found, list) or count not in {None, len(found)}:
         what = f"{len(found)} tokens" if isinstance(found, list) else "no list of tokens"
-        raise PluginError(f"weights {source}: {file} holds {what}, the model knows {count}")
+        told = "" if count is None else f", the model knows {count}"
+        raise PluginError(f"weights {source}: {file} holds {what}{told}")
     return [str(token) for token in found]
 
 

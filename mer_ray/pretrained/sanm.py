@@ -78,6 +78,18 @@ class Encoder(nn.Module):
         return made
 
 
+def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Frames (T, I), or numbers of words (T,), of several sounds as one batch.
+
+    Returns:
+        (B, T, ...) filled up with zeros, and which places are a sound's own, bool (B, T); None where all are.
+    """
+    lengths_B = torch.tensor([len(one) for one in rows])
+    own_BT = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return padded, None if own_BT.all() else own_BT
+
+
 def positions(frames_BTI: Tensor) -> Tensor:
     """Sines, then cosines, of the frames' places counted from 1, float32 (T, I)."""
     length, size = frames_BTI.shape[1:]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mer_ray.pretrained import architecture, fbank, pieces
+from mer_ray.pretrained import architecture, fbank, funasr, pieces
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.checkpoint import Checkpoint
 from mer_ray.pretrained.fbank import Frontend
@@ -28,6 +28,7 @@ from mer_ray.pretrained.forward import Item
 from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.network import NetworkModel
 from mer_ray.pretrained.paraformer import Paraformer
+from mer_ray.pretrained.sanm import pad
 from mer_ray.pretrained.weights import Weights
 from mer_ray.pretrained.whisper_tokens import Heard, Spoken, hear_windows
 from mer_ray.recognisers import base
@@ -101,6 +102,17 @@ class Recogniser(NetworkModel, base.Recogniser):
         """See the base class."""
         return Paraformer(**model_config)
 
+    def published(self, folder: Path) -> dict[str, Any]:
+        """See the base class."""
+        told = funasr.read(folder, ("Paraformer", "BiCifParaformer", "SeacoParaformer"))
+        if told is None:
+            return super().published(folder)
+        counts = {"input_size": funasr.input_size(told), "vocab_size": len(pieces.load(folder, str(folder)))}
+        blocks = funasr.part(told, "decoder_conf").get("num_blocks")
+        tail = funasr.part(told, "predictor_conf").get("tail_threshold")
+        more = {name: value for name, value in (("decoder_blocks", blocks), ("tail_threshold", tail)) if value}
+        return super().published(folder) | counts | funasr.encoder_sizes(told) | more
+
     def _prepare(self, folder: Path) -> None:
         source, sizes = self.config.weights.source, self.model_config
         self._frontend = Frontend.load(folder, source, sizes["input_size"])
@@ -120,7 +132,7 @@ class Recogniser(NetworkModel, base.Recogniser):
         return [self._heard(one, len(part) / SAMPLE_RATE_HZ) for part, one in zip(parts, made, strict=True)]
 
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
-        frames_BTI, own_BT = fbank.pad([self._frontend(samples) for samples in payloads])
+        frames_BTI, own_BT = pad([self._frontend(samples) for samples in payloads])
         return {"frames": frames_BTI, "own": own_BT}
 
     def _forward(self, inputs: dict[str, Any]) -> _Made:

@@ -22,13 +22,14 @@ from tokenizers import decoders
 from torch import Tensor, nn
 
 from mer_ray.errors import PluginError
-from mer_ray.pretrained import architecture, fbank, pieces
+from mer_ray.pretrained import architecture, fbank, funasr, pieces
 from mer_ray.pretrained.architecture import Architecture
 from mer_ray.pretrained.checkpoint import Checkpoint
 from mer_ray.pretrained.fbank import Frontend
 from mer_ray.pretrained.forward import Item
 from mer_ray.pretrained.model import PretrainedConfig
 from mer_ray.pretrained.network import NetworkModel
+from mer_ray.pretrained.sanm import pad
 from mer_ray.pretrained.sense_voice import LANGUAGES, NO_SPEECH, NUM_TAGS, SenseVoice
 from mer_ray.pretrained.weights import Weights
 from mer_ray.pretrained.whisper_tokens import Heard, Spoken, hear_windows
@@ -100,6 +101,14 @@ class Recogniser(NetworkModel, base.Recogniser):
         """See the base class."""
         return SenseVoice(**model_config)
 
+    def published(self, folder: Path) -> dict[str, Any]:
+        """See the base class."""
+        told = funasr.read(folder, ("SenseVoiceSmall",))
+        if told is None:
+            return super().published(folder)
+        counts = {"input_size": funasr.input_size(told), "vocab_size": len(pieces.load(folder, str(folder)))}
+        return super().published(folder) | counts | funasr.encoder_sizes(told)
+
     def _prepare(self, folder: Path) -> None:
         source, sizes = self.config.weights.source, self.model_config
         self._frontend = Frontend.load(folder, source, sizes["input_size"])
@@ -129,7 +138,7 @@ class Recogniser(NetworkModel, base.Recogniser):
 
     def _collate(self, payloads: list[Any]) -> dict[str, Any]:
         frames = [self._frontend(samples) for samples, _ in payloads]
-        frames_BTI, own_BT = fbank.pad(frames)
+        frames_BTI, own_BT = pad(frames)
         asked = torch.tensor([LANGUAGES[name] for _, name in payloads])
         lengths = [len(one) for one in frames]
         return {"frames": frames_BTI, "languages": asked, "own": own_BT, "lengths": lengths}

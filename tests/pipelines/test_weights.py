@@ -11,6 +11,7 @@ import in_process
 import numpy as np
 import pytest
 import torch
+import yaml
 from closeness import assert_close
 from safetensors.torch import load_file
 
@@ -89,6 +90,23 @@ def test_tensors_that_a_network_does_without_are_left_out_and_no_others(tmp_path
     torch.save(tensors | {"predictor.blstn": torch.ones(2)}, tmp_path / "model.pt")
     code, told = convert(capsys, call[0], tmp_path / "again", *call[2:])
     assert (code, "1 not of this model: predictor.blstn" in told) == (2, True)
+
+
+def test_a_punctuators_arguments_are_read_beside_its_pickle(tmp_path, capsys):
+    punctuator = registry.find("punctuators", "ct_transformer").tiny()
+    source = Path(punctuator.config.weights.source)
+    torch.save(load_file(source / "model.safetensors"), tmp_path / "model.pt")
+    (tmp_path / "tokens.json").write_bytes((source / "tokens.json").read_bytes())
+    arguments = json.loads((source / "config.json").read_text())
+    network = {"embed_unit": arguments["embed_unit"], "punc_list": arguments["marks"]}
+    told = {"model": "CTTransformer", "model_conf": network, "encoder_conf": arguments}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(told))
+    code, told = convert(capsys, tmp_path / "model.pt", tmp_path / "made", "plugin=ct_transformer")
+    assert code == 0, told
+    assert "transcribe.punctuator={name: ct_transformer, options:" in told
+    assert json.loads((tmp_path / "made/config.json").read_text()) == arguments
+    made = type(punctuator)(punctuator.config.model_copy(update={"weights": Weights(source=str(tmp_path / "made"))}))
+    assert made.punctuate(["一丁七丈" * 8]) == punctuator.punctuate(["一丁七丈" * 8])
 
 
 def test_weights_that_are_there_are_kept(tmp_path, capsys):
@@ -210,7 +228,7 @@ def test_help_tells_the_keys_and_a_wrong_call_the_usage(capsys):
     assert in_process.run("weights", "--help") == 0
     told = capsys.readouterr().out
     assert "convert SOURCE DIR plugin=NAME" in told
-    assert all(name in told for name in ("mossformer2", "convtasnet", "sensevoice", "paraformer"))
+    assert all(name in told for name in ("mossformer2", "convtasnet", "paraformer", "ct_transformer"))
     assert in_process.run("weights", "convert") == 2
     assert "convert SOURCE DIR plugin=NAME" in capsys.readouterr().out
 

@@ -66,11 +66,3 @@ def test_a_file_that_holds_no_norms_or_others_is_told(tmp_path):
     Frontend(*norms()).save_pretrained(tmp_path)
     with pytest.raises(PluginError, match="56 shifts and 56 scales, the model takes 560"):
         Frontend.load(tmp_path, "here", 560)
-
-
-def test_a_batch_tells_what_is_padded():
-    padded, own = fbank.pad([torch.ones(3, 2), torch.ones(1, 2)])
-    assert padded.shape == (2, 3, 2)
-    assert own is not None
-    assert torch.equal(own, padded[:, :, 0] == 1)
-    assert fbank.pad([torch.ones(3, 2)] * 2)[1] is None

@@ -60,3 +60,11 @@ def test_what_is_padded_is_not_read_and_changes_nothing(input_size):
 def test_a_width_that_the_heads_do_not_part_is_refused():
     with pytest.raises(ValueError, match="output_size=9"):
         Encoder(8, Sizes(output_size=9, attention_heads=2))
+
+
+def test_a_batch_tells_what_is_padded():
+    padded, own = sanm.pad([torch.ones(3, 2), torch.ones(1, 2)])
+    assert padded.shape == (2, 3, 2)
+    assert own is not None
+    assert torch.equal(own, padded[:, :, 0] == 1)
+    assert sanm.pad([torch.ones(3, 2)] * 2)[1] is None
