@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from mer_ray.errors import PluginError
-from mer_ray.pretrained import fbank
+from mer_ray.pretrained import fbank, pieces
 from mer_ray.pretrained.sanm import Sizes
 
 CONFIG = "config.yaml"
 _FRONTEND = {"fs": 16_000, "window": "hamming", "frame_length": 25, "frame_shift": 10}
 _FRONTEND |= {"lfr_m": fbank.STACKED, "lfr_n": fbank.STEP}
+_ENCODER = {"input_layer": "pe", "selfattention_layer_type": "sanm", "normalize_before": True, "concat_after": False}
 
 
 def read(folder: Path, models: Sequence[str]) -> dict[str, Any] | None:
@@ -42,8 +43,23 @@ def read(folder: Path, models: Sequence[str]) -> dict[str, Any] | None:
     return made
 
 
+def of_sound(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The arguments that recognisers share: the encoder's sizes, the numbers of a frame and of the tokens.
+
+    Raises:
+        PluginError: the folder has no tokens, or see ``input_size``.
+    """
+    counts = {"input_size": input_size(config), "vocab_size": len(pieces.load(folder, str(folder)))}
+    return counts | encoder_sizes(config)
+
+
 def encoder_sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of the encoder, as ``sanm.Sizes`` takes them."""
+    """The sizes of the encoder, as ``sanm.Sizes`` takes them.
+
+    Raises:
+        PluginError: it is another encoder than ``sanm.Encoder``.
+    """
+    hold(config, "encoder_conf", _ENCODER)
     told = part(config, "encoder_conf")
     return {field.name: told[field.name] for field in fields(Sizes) if told.get(field.name) is not None}
 
@@ -54,13 +70,22 @@ def input_size(config: Mapping[str, Any]) -> int:
     Raises:
         PluginError: the sound is read in another way than ``fbank`` reads it.
     """
-    told = part(config, "frontend_conf")
-    if others := {name: told[name] for name, value in _FRONTEND.items() if told.get(name, value) != value}:
-        raise PluginError(f"{CONFIG}: sound is read with {others}, and here with {_FRONTEND}")
-    return int(told.get("n_mels", fbank.BANDS)) * fbank.STACKED
+    hold(config, "frontend_conf", _FRONTEND)
+    return int(part(config, "frontend_conf").get("n_mels", fbank.BANDS)) * fbank.STACKED
 
 
 def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A table in it; empty where there is none."""
     told = config.get(name)
     return dict(told) if isinstance(told, Mapping) else {}
+
+
+def hold(config: Mapping[str, Any], name: str, wanted: Mapping[str, Any]) -> None:
+    """Hold a table in it to what this package's networks do alone; what it does not tell is so.
+
+    Raises:
+        PluginError: it tells something else.
+    """
+    told = part(config, name)
+    if others := {key: told[key] for key, value in wanted.items() if told.get(key, value) != value}:
+        raise PluginError(f"{CONFIG}: {name} tells {others}, and {dict(wanted)} is taken")

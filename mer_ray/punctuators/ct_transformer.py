@@ -108,7 +108,7 @@ class Punctuator(NetworkModel, base.Punctuator):
         names = {"embed_unit": "embed_unit", "marks": "punc_list"}
         more = {name: network[theirs] for name, theirs in names.items() if theirs in network}
         count = {"vocab_size": len(pieces.load(folder, str(folder)))}
-        return super().published(folder) | count | funasr.encoder_sizes(told) | more
+        return {**self.model_config, **count, **funasr.encoder_sizes(told), **more}
 
     def punctuate(self, texts: Sequence[str]) -> list[str]:
         """See the base class."""

@@ -37,6 +37,8 @@ from mer_ray.types import SAMPLE_RATE_HZ
 
 _PART = "@@"  # ends a token that is not the last of its word
 _UNSPACED = re.compile(r"(?<=[^\x00-\x7f]) (?=[^\x00-\x7f])")
+_SHARED = ("attention_heads", "linear_units", "kernel_size", "sanm_shfit")  # of encoder and decoder
+_PREDICTOR = {"threshold": 1.0, "l_order": 1, "r_order": 1, "smooth_factor": 1.0, "noise_threshold": 0}
 _PUBLISHED = {
     "input_size": 560,
     "vocab_size": 8404,
@@ -107,11 +109,12 @@ class Recogniser(NetworkModel, base.Recogniser):
         told = funasr.read(folder, ("Paraformer", "BiCifParaformer", "SeacoParaformer"))
         if told is None:
             return super().published(folder)
-        counts = {"input_size": funasr.input_size(told), "vocab_size": len(pieces.load(folder, str(folder)))}
-        blocks = funasr.part(told, "decoder_conf").get("num_blocks")
-        tail = funasr.part(told, "predictor_conf").get("tail_threshold")
-        more = {name: value for name, value in (("decoder_blocks", blocks), ("tail_threshold", tail)) if value}
-        return super().published(folder) | counts | funasr.encoder_sizes(told) | more
+        sizes = self.model_config | funasr.of_sound(told, folder)
+        funasr.hold(told, "decoder_conf", {name: sizes[name] for name in _SHARED})
+        funasr.hold(told, "predictor_conf", _PREDICTOR)
+        blocks = funasr.part(told, "decoder_conf").get("num_blocks", sizes["decoder_blocks"])
+        tail = funasr.part(told, "predictor_conf").get("tail_threshold", sizes["tail_threshold"])
+        return {**sizes, "decoder_blocks": blocks, "tail_threshold": tail}
 
     def _prepare(self, folder: Path) -> None:
         source, sizes = self.config.weights.source, self.model_config

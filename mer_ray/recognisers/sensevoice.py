@@ -106,8 +106,7 @@ class Recogniser(NetworkModel, base.Recogniser):
         told = funasr.read(folder, ("SenseVoiceSmall",))
         if told is None:
             return super().published(folder)
-        counts = {"input_size": funasr.input_size(told), "vocab_size": len(pieces.load(folder, str(folder)))}
-        return super().published(folder) | counts | funasr.encoder_sizes(told)
+        return {**self.model_config, **funasr.of_sound(told, folder)}
 
     def _prepare(self, folder: Path) -> None:
         source, sizes = self.config.weights.source, self.model_config

@@ -63,7 +63,8 @@ def test_a_networks_sizes_are_those_of_the_file_and_of_its_tokens(kind, name, co
     ("config", "told"),
     [
         (SENSEVOICE | {"model": "SenseVoiceLarge"}, "it is of the model 'SenseVoiceLarge'; SenseVoiceSmall are taken"),
-        (SENSEVOICE | {"frontend_conf": FRONTEND | {"lfr_n": 3}}, "sound is read with {'lfr_n': 3}"),
+        (SENSEVOICE | {"frontend_conf": FRONTEND | {"lfr_n": 3}}, "frontend_conf tells {'lfr_n': 3}"),
+        (SENSEVOICE | {"encoder_conf": {"input_layer": "conv2d"}}, "encoder_conf tells {'input_layer': 'conv2d'}"),
         (["no", "table"], "it is of the model None"),
     ],
 )
@@ -71,6 +72,20 @@ def test_another_model_is_refused(config, told, tmp_path):
     beside(tmp_path, config)
     with pytest.raises(PluginError, match=told):
         plugin("recognisers", "sensevoice").published(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"decoder_conf": {"attention_heads": 4}}, "decoder_conf tells {'attention_heads': 4}"),
+        ({"decoder_conf": {"sanm_shfit": 5}}, "decoder_conf tells {'sanm_shfit': 5}"),
+        ({"predictor_conf": {"threshold": 0.9}}, "predictor_conf tells {'threshold': 0.9}"),
+    ],
+)
+def test_a_paraformer_that_counts_or_decodes_otherwise_is_refused(change, told, tmp_path):
+    beside(tmp_path, PARAFORMER | change)
+    with pytest.raises(PluginError, match=told):
+        plugin("recognisers", "paraformer").published(tmp_path)
 
 
 def test_a_model_of_words_that_jieba_finds_is_refused(tmp_path):
