@@ -59,6 +59,16 @@ def test_a_networks_sizes_are_those_of_the_file_and_of_its_tokens(kind, name, co
     made.network(told)
 
 
+def test_sensevoice_as_published_has_the_published_sizes(tmp_path):
+    encoder = {"output_size": 512, "attention_heads": 4, "linear_units": 2048, "num_blocks": 50, "tp_blocks": 20}
+    encoder |= {"input_layer": "pe", "normalize_before": True, "kernel_size": 11, "sanm_shfit": 0}
+    config = {"model": "SenseVoiceSmall", "encoder_conf": encoder | {"selfattention_layer_type": "sanm"}}
+    frontend = FRONTEND | {"n_mels": 80, "lfr_n": 6, "cmvn_file": None}
+    beside(tmp_path, config | {"frontend_conf": frontend}, num_tokens=25055)
+    made = plugin("recognisers", "sensevoice")
+    assert made.published(tmp_path) == made.model_config
+
+
 @pytest.mark.parametrize(
     ("config", "told"),
     [
