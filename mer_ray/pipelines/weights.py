@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +22,28 @@ from mer_ray.config import Section
 from mer_ray.errors import ConfigError, PluginError
 from mer_ray.pipelines import command
 from mer_ray.pretrained import checkpoint, unpickle
+from mer_ray.pretrained.network import NetworkModel
 from mer_ray.pretrained.weights import RANDOM
-from mer_ray.separators.base import WindowedSeparator
 
 _USAGE = "usage: .venv/bin/python jobs/weights.py convert SOURCE DIR plugin=NAME [config=FILE]"
+_OPTIONS = {
+    "separators": "denoise.separator",
+    "recognisers": "transcribe.recogniser",
+    "punctuators": "transcribe.punctuator",
+}
+"""Kinds of plug-ins that load such a folder, and the option that names one."""
 
 
 class Config(Section):
     """What the checkpoint is of."""
 
-    plugin: str = Field(description="the plug-in that is to load it: mossformer2 | convtasnet")
-    config: str | None = Field(None, description="JSON of the network's arguments; unset, those of the published one")
+    plugin: str = Field(
+        description="that is to load it: mossformer2 | convtasnet | sensevoice | paraformer | ct_transformer"
+    )
+    config: str | None = Field(
+        None,
+        description="JSON of the network's arguments; unset, those of the published one, or of config.yaml beside it",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = convert(Path(options.source), Path(options.folder), settings)
         console.print(
             f"{escape(options.folder)}: {count / 1e6:.1f} million parameters of {settings.plugin}; use it by "
-            f"denoise.separator={{name: {settings.plugin}, options: {{weights: {{source: {escape(options.folder)}}}}}}}"
+            f"{_OPTIONS[_kind(settings.plugin)]}="
+            f"{{name: {settings.plugin}, options: {{weights: {{source: {escape(options.folder)}}}}}}}"
         )
         return 0
 
@@ -63,17 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def convert(source: Path, folder: Path, settings: Config) -> int:
     """Write ``config.json`` and ``model.safetensors`` of a pickle into a folder; the number of parameters.
 
-    The pickle is read in a process without network, and stays as it is. Nothing is left of what is refused.
+    What the plug-in needs beside them is copied from beside the pickle, which is read in a process without network and
+    stays as it is. Nothing is left of what is refused.
 
     Raises:
         ConfigError: the folder holds weights already.
-        PluginError: the plug-in has no such weights, or the file is not what the plug-in loads; the message names
-            tensors.
+        PluginError: the plug-in has no such weights, the file is not what the plug-in loads, or one is missing beside
+            it; the message names tensors or the file.
     """
-    arguments = _arguments(settings)
+    plugin = _plugin(settings.plugin)
+    arguments = _arguments(source, settings, plugin)
     with torch.device("meta"):
-        model = _network(settings, arguments)
-    files = (checkpoint.CONFIG, checkpoint.WEIGHTS)
+        model = _network(settings, plugin, arguments)
+    others = [_beside(source, names) for names in plugin.beside]
+    files = (checkpoint.CONFIG, checkpoint.WEIGHTS, *(other.name for other in others))
     if there := [name for name in files if (folder / name).exists()]:
         raise ConfigError(f"{folder} holds {', '.join(there)} already; give another folder")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -81,35 +97,54 @@ def convert(source: Path, folder: Path, settings: Config) -> int:
         raw = Path(beside) / "raw.safetensors"
         unpickle.tensors_of(source, raw)
         with safe_open(raw, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            names = [name for name in opened.keys() if not name.startswith(plugin.unread)]  # noqa: SIM118 - no mapping
+            tensors = {name: opened.get_tensor(name) for name in names}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         checkpoint.check(model, shapes, str(source))
         checkpoint.write(Path(beside), arguments, tensors)
+        for other in others:
+            shutil.copy(other, beside)
         folder.mkdir(exist_ok=True)
         for name in files:
             (Path(beside) / name).replace(folder / name)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _arguments(settings: Config) -> dict[str, Any]:
-    module = registry.find("separators", settings.plugin)
-    if not issubclass(module.Separator, WindowedSeparator):
-        raise PluginError(f"plugin={settings.plugin}: it loads no checkpoint of its own")
+def _kind(name: str) -> str:
+    """The kind of a plug-in of that name; the first of them where there is none."""
+    return next((kind for kind in _OPTIONS if name in registry.names(kind)), next(iter(_OPTIONS)))
+
+
+def _plugin(name: str) -> NetworkModel:
+    kind = _kind(name)
+    module = registry.find(kind, name)
+    if not issubclass(getattr(module, registry.KINDS[kind]), NetworkModel):
+        raise PluginError(f"plugin={name}: it loads no checkpoint of its own")
+    source = f"{RANDOM}{next(iter(module.ARCHITECTURES))}"
+    plugin: NetworkModel = registry.build(kind, name, {"weights": {"source": source}})
+    return plugin
+
+
+def _arguments(source: Path, settings: Config, plugin: NetworkModel) -> dict[str, Any]:
     if settings.config is not None:
         return checkpoint.read_arguments(Path(settings.config), f"config={settings.config}")
-    published: dict[str, Any] = next(iter(module.ARCHITECTURES.values())).config()
-    return published
+    return plugin.published(source.parent)
 
 
-def _network(settings: Config, arguments: dict[str, Any]) -> nn.Module:
-    module = registry.find("separators", settings.plugin)
-    architecture = next(iter(module.ARCHITECTURES))
-    separator = registry.build("separators", settings.plugin, {"weights": {"source": f"{RANDOM}{architecture}"}})
+def _network(settings: Config, plugin: NetworkModel, arguments: dict[str, Any]) -> nn.Module:
     try:
-        network: nn.Module = separator.network(arguments)
+        return plugin.network(arguments)
     except (TypeError, ValueError) as error:
-        raise PluginError(f"config={settings.config}: these are not arguments of {settings.plugin}: {error}") from error
-    return network
+        where = "what lies beside it" if settings.config is None else f"config={settings.config}"
+        raise PluginError(f"{where}: these are not arguments of {settings.plugin}: {error}") from error
+
+
+def _beside(source: Path, names: Sequence[str]) -> Path:
+    """The first file of these names that is there."""
+    found = [file for file in (source.parent / name for name in names) if file.is_file()]
+    if not found:
+        raise PluginError(f"{source}: there is no {' or '.join(names)} beside it, which belongs to the weights")
+    return found[0]
 
 
 def _help(console: Console) -> None:

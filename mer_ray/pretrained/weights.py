@@ -37,7 +37,7 @@ from mer_ray.pretrained.packaged import PACKAGE
 
 RANDOM = "random:"
 SAFETENSORS = "*.safetensors"
-_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.tiktoken", "vocab.bpe")
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.tiktoken", "*.mvn", "vocab.bpe")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -316,7 +316,7 @@ def _unsafe(source: str, names: Iterable[str], revision: str | None = None, file
     return (
         f"weights {source}: only {', '.join(pickles)} there, which can run code when loaded. Convert once, where you "
         f"trust it, in a folder DIR: {first}AutoModel.from_pretrained(DIR).save_pretrained(DIR) with transformers "
-        "writes model.safetensors; for a separator, jobs/weights.py convert FILE DIR plugin=NAME. Give "
+        "writes model.safetensors; jobs/weights.py convert FILE DIR plugin=NAME does so for some plug-ins. Give "
         "weights.source=DIR, or put it into a bucket (s3://...), without the old file"
     )
 

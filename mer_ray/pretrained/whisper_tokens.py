@@ -1,5 +1,7 @@
 """What Whisper's recognisers share whichever library runs the network: windows of sound, prompts, tokens to words.
 
+Its windows are those of FunASR's recognisers too.
+
 Shapes: S samples, W windows.
 """
 

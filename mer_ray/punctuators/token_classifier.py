@@ -9,8 +9,7 @@ Shapes: B windows, T tokens, L labels.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +74,7 @@ class Punctuator(PretrainedModel, base.Punctuator):
         for item, labels in zip(items, runner.map(items, self._collate, self._forward), strict=True):
             for end, place in item.payload["asked"].items():
                 marks[item.clip][end] = self._marks[labels[place]]
-        return [_marked(line, told) for line, told in zip(lines, marks, strict=True)]
+        return [base.marked(line, told) for line, told in zip(lines, marks, strict=True)]
 
     @cached_property
     def _marks(self) -> dict[int, str]:
@@ -98,7 +97,7 @@ class Punctuator(PretrainedModel, base.Punctuator):
             ends = [end for _, end in made["offset_mapping"][window]]
             first = _OVERLAP if window else 0
             last = len(ids) - (0 if window == len(made["input_ids"]) - 1 else _OVERLAP)
-            last_of = {end: place for place, end in enumerate(ends) if end and _may_have_mark(line, end)}
+            last_of = {end: place for place, end in enumerate(ends) if end and base.may_have_mark(line, end)}
             asked = {end: place for end, place in last_of.items() if first <= place < last}
             if asked:
                 items.append(Item(index, len(ids), {"ids": ids, "asked": asked}))
@@ -129,26 +128,6 @@ class Punctuator(PretrainedModel, base.Punctuator):
 
     def _prepare_randomly(self) -> None:
         raise AssertionError("there are no random weights of it")
-
-
-def _may_have_mark(line: str, end: int) -> bool:
-    """Whether a word ends at a place of a text, or a sign of a script without spaces, and none stands there yet.
-
-    >>> [_may_have_mark("go on, 你好", end) for end in (1, 2, 6, 8, 9)]
-    [False, True, False, True, True]
-    """
-    sign, following = line[end - 1], line[end : end + 1]
-    if not sign.isalnum():
-        return False
-    unspaced = unicodedata.name(sign, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "THAI"))
-    return not following or following.isspace() or (unspaced and following.isalnum())
-
-
-def _marked(line: str, marks: Mapping[int, str]) -> str:
-    """A text with marks behind the places that they are told of."""
-    places = sorted(marks)
-    parts = [line[start:end] for start, end in zip([0, *places], [*places, len(line)], strict=True)]
-    return "".join(part + marks.get(place, "") for part, place in zip(parts, [*places, -1], strict=True))
 
 
 def tiny() -> Punctuator:

@@ -48,7 +48,7 @@ class Transcript:
 
 
 def whispered(heard: Sequence[Heard]) -> Transcript:
-    """The transcript of a clip from what a Whisper heard in its windows, in their order."""
+    """The transcript of a clip from what was heard in its windows, in their order."""
     said = joined(heard)
     if said is None:
         return Transcript("", 1.0)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mer_ray.errors import PluginError
 from mer_ray.pretrained import crossfade, plugin
-from mer_ray.pretrained.model import PretrainedConfig, PretrainedModel
+from mer_ray.pretrained.model import PretrainedConfig
+from mer_ray.pretrained.network import NetworkModel
 from mer_ray.pretrained.plugin import Plugin
 from mer_ray.pretrained.sound import check_finite, resample
 from mer_ray.types import SAMPLE_RATE_HZ
@@ -103,7 +103,7 @@ class Parted:
         return list(self.streams_BKW.float().cpu().numpy())
 
 
-class WindowedSeparator(PretrainedModel, Separator):
+class WindowedSeparator(NetworkModel, Separator):
     """A network that parts two voices, run on windows of one length: padding would change what it gives by decibels.
 
     A window is never padded, and only windows of one length share a batch. Each window's streams are put into the order
@@ -157,24 +157,6 @@ class WindowedSeparator(PretrainedModel, Separator):
         wanted = np.sum(waveform.astype(np.float64) ** 2)
         scaled: NDArray[np.float32] = (made * np.sqrt(wanted / np.where(power > 0, power, 1.0))).astype(np.float32)
         return scaled
-
-    def _read_config(self, folder: Path) -> dict[str, Any]:
-        from mer_ray.pretrained import checkpoint  # noqa: PLC0415
-
-        return checkpoint.read_config(folder, self.config.weights.source)
-
-    def _load(self, folder: Path) -> nn.Module:
-        from mer_ray.pretrained import checkpoint  # noqa: PLC0415
-
-        return checkpoint.load(self.empty, folder, self.config.weights.source)
-
-    def _build(self, model_config: dict[str, Any]) -> nn.Module:
-        try:
-            return self.network(model_config)
-        except (TypeError, ValueError) as error:
-            raise PluginError(f"weights {self.config.weights.source}: config.json is of another model: {error}") from (
-                error
-            )
 
     @abstractmethod
     def network(self, model_config: dict[str, Any]) -> nn.Module:

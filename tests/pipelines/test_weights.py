@@ -1,4 +1,4 @@
-"""``jobs/weights.py convert``: published pickles become folders that separators load, and nothing else does."""
+"""``jobs/weights.py convert``: published pickles become folders that plug-ins load, and nothing else does."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import in_process
 import numpy as np
 import pytest
 import torch
+import yaml
 from closeness import assert_close
 from safetensors.torch import load_file
 
@@ -54,6 +55,58 @@ def test_a_published_pickle_becomes_a_folder_that_the_separator_loads(name, wrap
     made = type(separator)(separator.config.model_copy(update={"weights": Weights(source=str(folder))}))
     clip = (0.1 * np.random.default_rng(0).normal(size=8000)).astype(np.float32)
     assert_close(made.separate([clip])[0], separator.separate([clip])[0])
+
+
+def test_a_recognisers_other_files_are_taken_from_beside_its_pickle(tmp_path, capsys):
+    recogniser = registry.find("recognisers", "sensevoice").tiny()
+    source = Path(recogniser.config.weights.source)
+    torch.save({"state_dict": load_file(source / "model.safetensors")}, tmp_path / "model.pt")
+    call = (tmp_path / "model.pt", tmp_path / "made", "plugin=sensevoice", f"config={source / 'config.json'}")
+    (tmp_path / "am.mvn").write_bytes((source / "am.mvn").read_bytes())
+    code, told = convert(capsys, *call)
+    assert (code, (tmp_path / "made").exists()) == (2, False)
+    assert "there is no tokens.json or chn_jpn_yue_eng_ko_spectok.bpe.model beside it" in told
+    (tmp_path / "tokens.json").write_bytes((source / "tokens.json").read_bytes())
+    code, told = convert(capsys, *call)
+    assert code == 0, told
+    assert "transcribe.recogniser={name: sensevoice, options:" in told
+    made = type(recogniser)(recogniser.config.model_copy(update={"weights": Weights(source=call[1].as_posix())}))
+    clips = [(0.1 * np.random.default_rng(i).normal(size=16_000)).astype(np.float32) for i in range(2)]
+    assert made.transcribe(clips) == recogniser.transcribe(clips)
+
+
+def test_tensors_that_a_network_does_without_are_left_out_and_no_others(tmp_path, capsys):
+    recogniser = registry.find("recognisers", "paraformer").tiny()
+    source = Path(recogniser.config.weights.source)
+    for name in ("am.mvn", "tokens.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    tensors = load_file(source / "model.safetensors")
+    more = {"decoder.embed.0.weight": torch.ones(40, 32), "predictor.blstm.weight_ih_l0": torch.ones(2)}
+    torch.save(tensors | more, tmp_path / "model.pt")
+    call = (tmp_path / "model.pt", tmp_path / "made", "plugin=paraformer", f"config={source / 'config.json'}")
+    code, told = convert(capsys, *call)
+    assert code == 0, told
+    assert load_file(call[1] / "model.safetensors").keys() == tensors.keys()
+    torch.save(tensors | {"predictor.blstn": torch.ones(2)}, tmp_path / "model.pt")
+    code, told = convert(capsys, call[0], tmp_path / "again", *call[2:])
+    assert (code, "1 not of this model: predictor.blstn" in told) == (2, True)
+
+
+def test_a_punctuators_arguments_are_read_beside_its_pickle(tmp_path, capsys):
+    punctuator = registry.find("punctuators", "ct_transformer").tiny()
+    source = Path(punctuator.config.weights.source)
+    torch.save(load_file(source / "model.safetensors"), tmp_path / "model.pt")
+    (tmp_path / "tokens.json").write_bytes((source / "tokens.json").read_bytes())
+    arguments = json.loads((source / "config.json").read_text())
+    network = {"embed_unit": arguments["embed_unit"], "punc_list": arguments["marks"]}
+    told = {"model": "CTTransformer", "model_conf": network, "encoder_conf": arguments}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(told))
+    code, told = convert(capsys, tmp_path / "model.pt", tmp_path / "made", "plugin=ct_transformer")
+    assert code == 0, told
+    assert "transcribe.punctuator={name: ct_transformer, options:" in told
+    assert json.loads((tmp_path / "made/config.json").read_text()) == arguments
+    made = type(punctuator)(punctuator.config.model_copy(update={"weights": Weights(source=str(tmp_path / "made"))}))
+    assert made.punctuate(["一丁七丈" * 8]) == punctuator.punctuate(["一丁七丈" * 8])
 
 
 def test_weights_that_are_there_are_kept(tmp_path, capsys):
@@ -175,7 +228,7 @@ def test_help_tells_the_keys_and_a_wrong_call_the_usage(capsys):
     assert in_process.run("weights", "--help") == 0
     told = capsys.readouterr().out
     assert "convert SOURCE DIR plugin=NAME" in told
-    assert "mossformer2 | convtasnet" in told
+    assert all(name in told for name in ("mossformer2", "convtasnet", "paraformer", "ct_transformer"))
     assert in_process.run("weights", "convert") == 2
     assert "convert SOURCE DIR plugin=NAME" in capsys.readouterr().out
 

@@ -104,10 +104,15 @@ def test_a_folder_elsewhere_is_copied_once_and_again_when_it_changes(folder, tmp
     monkeypatch.setenv("MER_RAY_CACHE", str(tmp_path / "cache"))
     given = bucket_of(folder, monkeypatch)
     (folder / "onnx").mkdir()
-    for name in ("qwen.tiktoken", "vocab.bpe", "onnx/config.json", "training.log"):
+    for name in ("am.mvn", "qwen.tiktoken", "vocab.bpe", "onnx/config.json", "training.log"):
         (folder / name).write_text("x")
     config_only = weights.fetch(given, only_config=True)
-    assert sorted(path.name for path in config_only.iterdir()) == ["config.json", "qwen.tiktoken", "vocab.bpe"]
+    assert sorted(path.name for path in config_only.iterdir()) == [
+        "am.mvn",
+        "config.json",
+        "qwen.tiktoken",
+        "vocab.bpe",
+    ]
     copied = weights.fetch(given)
     assert (copied / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     before = os.stat(copied / "model.safetensors")[stat.ST_MTIME]
