@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.signal import fftconvolve
 from torch import Tensor
-from torchaudio.functional import add_noise, fftconvolve, resample
+from torchaudio.functional import add_noise, resample
 from torchaudio.transforms import SpecAugment, SpeedPerturbation
 
 from mer_ray.errors import ConfigError
@@ -159,9 +160,9 @@ def babble(
 
 def reverberant(samples: Samples, room: Samples) -> Samples:
     """A voice in a room, as long as before: convolved with the response from its direct sound on, of unit energy."""
-    direct = torch.from_numpy(room[int(np.abs(room).argmax()) :].copy())
-    made = fftconvolve(torch.from_numpy(samples), direct / direct.norm().clamp_min(_QUIET))[: len(samples)]
-    return np.asarray(made.numpy(), np.float32)
+    direct = room[int(np.abs(room).argmax()) :]
+    made = fftconvolve(samples, direct / max(float(np.linalg.norm(direct)), _QUIET))  # at a length that an FFT likes
+    return np.asarray(made[: len(samples)], np.float32)
 
 
 def fitting(samples: Samples, num_samples: int, rng: np.random.Generator) -> Samples:
