@@ -1,19 +1,21 @@
 """What each part of a noise-robust recogniser is worth: word error rates on sentences that espeak-ng says.
 
-A small recogniser of letters is trained from scratch on few sentences of a closed vocabulary, and asked about other
+A small recogniser of letters is trained from scratch on sentences of a closed vocabulary, and asked about other
 sentences by voices that it never heard labelled, in noises, rooms and chatter that it never heard. JSON, under
-``arms.<arm>``: ``clean``, ``environment_5db`` and ``babble_10db``, the word error rates. The arms:
+``arms.<arm>``: ``clean``, ``environment_5db`` and ``babble_10db``, word error rates, means over the seeds. The arms:
 
 - ``plain``: trained on the sentences as they are; the likeliest letters;
 - ``mixed``: trained on mixtures, clean : environment : other speakers = 2 : 1 : 1; the likeliest letters;
 - ``mixed_lexicon``: the same, by a beam over the vocabulary;
 - ``mixed_ngram``: the same, with a bigram of the training sentences;
-- ``self_trained``: ``mixed``, trained on with what ``mixed_ngram`` was surest of in an unlabelled pool, round by round;
-- ``self_trained_control``: ``mixed``, trained on for as many steps without the pool. Both by the likeliest letters.
+- ``few``: as ``mixed``, of the first few of the sentences and in fewer steps; what the next two begin with;
+- ``self_trained``: ``few``, trained on with what it was surest of in an unlabelled pool, by beam and bigram of its few
+  sentences; round by round;
+- ``self_trained_control``: ``few``, trained on for as many steps without the pool. All three by the likeliest letters.
 
-``rounds``: of the self-training, the first before it: ``held_out``, the word error rate that ends it by its first rise;
-how many sentences were ``kept``, the ``lowest_score`` of them and how wrong their ``labels`` are. ``seconds``: of each
-training.
+``draws``, one for each seed: its ``arms``; ``seconds`` of each training; ``rounds`` of the self-training, the first
+before it: ``held_out``, the word error rate that ends it by its first rise; how many sentences were ``kept``, the
+``lowest_score`` of them and how wrong their ``labels`` are.
 """
 
 from __future__ import annotations
@@ -49,46 +51,60 @@ class Config(Section):
     """How many sentences, and how long is trained."""
 
     data: str = Field(description="folder of noise_rir_16k.tar, see docs/benchmarks.md")
-    labelled: int = Field(200, ge=8, description="sentences to train on")
-    pool: int = Field(240, ge=8, description="unlabelled sentences, by all voices")
+    labelled: int = Field(800, ge=8, description="sentences to train on")
+    few: int = Field(200, ge=8, description="of them, all that is labelled for the self-training")
+    pool: int = Field(600, ge=8, description="unlabelled sentences, by all voices")
     held_out: int = Field(60, ge=1, description="sentences in noise that end the self-training")
-    test: int = Field(100, ge=1, description="sentences of the word error rates, by new voices")
-    steps: int = Field(700, ge=1, description="of training from scratch")
-    more_steps: int = Field(250, ge=1, description="of each round of self-training")
+    test: int = Field(200, ge=1, description="sentences of the word error rates, by new voices")
+    steps: int = Field(1000, ge=1, description="of training from scratch")
+    few_steps: int = Field(600, ge=1, description="of training from scratch on the few")
+    more_steps: int = Field(300, ge=1, description="of each round of self-training, and of its control")
     most_rounds: int = Field(1, ge=1, description="of self-training")
     share: float = Field(0.6, gt=0, le=1, description="of the pool that is kept")
     batch_size: int = Field(8, ge=1, description="sentences of a step")
     learning_rate: float = Field(3e-3, gt=0, description="highest of a training from scratch; a third of it later")
     small: noise_robust_asr.Small = noise_robust_asr.Small(layers=2)
-    seed: int = Field(0, ge=0, description="of sentences, voices, noise and training")
+    mask_bands: int = Field(8, ge=0, description="SpecAugment of all arms: widest band")
+    mask_frames: int = Field(12, ge=0, description="SpecAugment of all arms: longest stretch")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="of sentences, voices, noise and training")
 
 
 def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
-    """Measure every arm; prints the table at the end.
+    """Measure every arm at every seed; prints the table at the end.
 
     Raises:
         ConfigError: the noise is missing.
         InputError: espeak-ng is missing.
     """
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(settings, Path(folder))
-        figures: dict[str, Any] = {"arms": {}, "seconds": trial.seconds, "rounds": trial.rounds}
-        for arm, found in trial.arms():
-            figures["arms"][arm] = found
-            yield figures
-        rows = [[arm, *found.values()] for arm, found in figures["arms"].items()]
-        table(console, "word error rates", ["arm", "clean", "environment 5 dB", "babble 10 dB"], rows)
+    draws: list[dict[str, Any]] = []
+    figures: dict[str, Any] = {}
+    for seed in settings.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Trial(settings, seed, Path(folder))
+            draws.append({"seed": seed, "arms": dict(trial.arms()), "seconds": trial.seconds, "rounds": trial.rounds})
+        figures = {"arms": means([one["arms"] for one in draws]), "draws": draws}
+        yield figures
+    rows = [[arm, *found.values()] for arm, found in figures["arms"].items()]
+    table(console, "word error rates", ["arm", "clean", "environment 5 dB", "babble 10 dB"], rows)
+
+
+def means(draws: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over the draws of each arm in each condition."""
+    return {
+        arm: {condition: float(np.mean([one[arm][condition] for one in draws])) for condition in found}
+        for arm, found in draws[0].items()
+    }
 
 
 class Trial:
     """The sentences, the noise, and the arms one after another."""
 
-    def __init__(self, settings: Config, folder: Path) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(self, settings: Config, seed: int, folder: Path) -> None:
+        self.settings, self.seed, self.folder = settings, seed, folder
         self.seconds: dict[str, float] = {}
         self.rounds: list[dict[str, Any]] = []
-        rng = np.random.default_rng(settings.seed)
+        rng = np.random.default_rng(seed)
         known, new = spoken.voices(new=False), spoken.voices(new=True)
 
         def said(count: int, voices: Sequence[str]) -> list[Spoken]:
@@ -103,55 +119,56 @@ class Trial:
 
     def arms(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Each arm's word error rates."""
-        self.train("plain", self.task({"noise_share": 0.0, "speakers_share": 0.0}), self.labelled)
+        settings, few = self.settings, self.labelled[: self.settings.few]
+        plain = self.task({"noise_share": 0.0, "speakers_share": 0.0}, self.labelled)
+        self.train("plain", plain, self.labelled, settings.steps)
         yield "plain", self.errors("plain", "greedy")
-        task = self.task(self.noise)
-        state = self.train("mixed", task, self.labelled)
+        self.train("mixed", self.task(self.noise, self.labelled), self.labelled, settings.steps)
         for arm, decoder in (("mixed", "greedy"), ("mixed_lexicon", "lexicon"), ("mixed_ngram", "ngram")):
             yield arm, self.errors("mixed", decoder)
-        rounds = self.self_train(task, state)
-        best = self_training.best(rounds)
-        yield "self_trained", self.errors(best.folder or "mixed", "greedy")
-        self.train("control", task, self.labelled, state, self.settings.more_steps)
+        task = self.task(self.noise, few)
+        state = self.train("few", task, few, settings.few_steps)
+        yield "few", self.errors("few", "greedy")
+        best = self_training.best(self.self_train(task, few, state))
+        yield "self_trained", self.errors(best.folder or "few", "greedy")
+        self.train("control", task, few, settings.more_steps, state)
         yield "self_trained_control", self.errors("control", "greedy")
 
-    def task(self, mixing: Mapping[str, Any]) -> noise_robust_asr.Task:
-        """The task that all arms train by."""
-        texts = tuple(one.text for one in self.labelled)
-        options = noise_robust_asr.Config(
-            small=self.settings.small, mixing=Mixing(speeds=(1.0,), **mixing), sentences=texts
-        )
-        return noise_robust_asr.Task(options, ())
+    def task(self, mixing: Mapping[str, Any], clips: Sequence[Spoken]) -> noise_robust_asr.Task:
+        """A task whose lexicon and n-gram are of the clips' sentences."""
+        settings = self.settings
+        heard = Mixing(speeds=(1.0,), mask_bands=settings.mask_bands, mask_frames=settings.mask_frames, **mixing)
+        texts = tuple(one.text for one in clips)
+        return noise_robust_asr.Task(noise_robust_asr.Config(small=settings.small, mixing=heard, sentences=texts), ())
 
     def train(
         self,
         name: str,
         task: noise_robust_asr.Task,
         clips: Sequence[Spoken],
+        steps: int,
         state: State | None = None,
-        steps: int | None = None,
     ) -> State:
         """Train from scratch, or on from a state, and leave the recogniser in a folder of the name; the new state."""
-        settings = self.settings
-        rate = settings.learning_rate / (1 if state is None else 3)
+        rate = self.settings.learning_rate / (1 if state is None else 3)
         started = time.perf_counter()
-        made = fit(task, clips, steps or settings.steps, rate, settings.batch_size, settings.seed, state)
+        made = fit(task, clips, steps, rate, self.settings.batch_size, self.seed, state)
         took = time.perf_counter() - started
         self.seconds[name if "/" not in name else f"round_{Path(name).parent.name}"] = took
         (self.folder / name).mkdir(exist_ok=True)
         task.save(made.items(), self.folder / name, str(self.folder / name))
         return made
 
-    def self_train(self, task: noise_robust_asr.Task, state: State) -> list[self_training.Round]:
+    def self_train(self, task: noise_robust_asr.Task, few: Sequence[Spoken], state: State) -> list[self_training.Round]:
         """Round after round on the pool, each from the state that was trained on what is labelled alone."""
         pool = {f"{i:05d}": one.samples for i, one in enumerate(self.pool)}
 
         def train(labels: Mapping[str, str], folder: Path) -> None:
             sure = [Spoken(text, pool[name]) for name, text in labels.items()]
-            self.train(str(folder), task, [*self.labelled, *sure], state, self.settings.more_steps)
+            self.train(str(folder), task, [*few, *sure], self.settings.more_steps, state)
 
         rounds = self_training.run(
-            self.recogniser("mixed", "ngram"),
+            self.recogniser("few", "ngram"),
             pool,
             [(one.text, heard) for one, heard in zip(self.held_out, self.held_out_heard, strict=True)],
             train,

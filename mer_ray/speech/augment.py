@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.fft import next_fast_len
 from torch import Tensor
 from torchaudio.functional import add_noise, fftconvolve, resample
 from torchaudio.transforms import SpecAugment, SpeedPerturbation
@@ -197,7 +198,9 @@ def babble(
 def reverberant(samples: Samples, room: Samples) -> Samples:
     """A voice in a room, as long as before: convolved with the response from its direct sound on, of unit energy."""
     direct = torch.from_numpy(room[int(np.abs(room).argmax()) :].copy())
-    made = fftconvolve(torch.from_numpy(samples), direct / direct.norm().clamp_min(QUIET))[: len(samples)]
+    silence = next_fast_len(len(samples) + len(direct) - 1, real=True) - (len(samples) + len(direct) - 1)
+    voice = torch.nn.functional.pad(torch.from_numpy(samples), (0, silence))  # an FFT of any other length is slow
+    made = fftconvolve(voice, direct / direct.norm().clamp_min(QUIET))[: len(samples)]
     return np.asarray(made.numpy(), np.float32)
 
 

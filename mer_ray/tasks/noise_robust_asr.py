@@ -65,6 +65,7 @@ class Small(BaseModel):
             right_max_position_embeddings=8,
             feat_proj_dropout=0.0,
             layerdrop=0.0,
+            initializer_range=self.width**-0.5,  # at the 0.02 of wide models a narrow one hardly hears its input
             **{f"{name}_dropout": self.dropout for name in drops},
         )
 

@@ -53,16 +53,21 @@ def made(tmp_path, monkeypatch):
 def settings(folder, **more):
     options = {
         "data": str(folder),
-        "labelled": 16,
+        "labelled": 24,
+        "few": 16,
         "pool": 12,
         "held_out": 6,
         "test": 9,
         "steps": 200,
+        "few_steps": 200,
         "more_steps": 6,
         "most_rounds": 1,
         "batch_size": 8,
         "learning_rate": 1e-2,
         "small": Small(width=32, layers=1, dropout=0.0),
+        "mask_bands": 0,
+        "mask_frames": 0,
+        "seeds": [0],
     }
     return asr.Config(**options | more)
 
@@ -74,6 +79,7 @@ def test_every_arm_is_trained_and_its_errors_are_counted(made):
         "mixed",
         "mixed_lexicon",
         "mixed_ngram",
+        "few",
         "self_trained",
         "self_trained_control",
     ]
@@ -81,11 +87,19 @@ def test_every_arm_is_trained_and_its_errors_are_counted(made):
         assert list(found) == ["clean", "environment_5db", "babble_10db"]
     assert told["arms"]["plain"]["clean"] < 0.5, "it has learnt the words"
     assert told["arms"]["mixed_ngram"]["clean"] <= told["arms"]["mixed"]["clean"]
-    assert told["seconds"].keys() == {"plain", "mixed", "round_01", "control"}
-    before, after = told["rounds"]
+    (draw,) = told["draws"]
+    assert draw["arms"] == told["arms"]
+    assert draw["seconds"].keys() == {"plain", "mixed", "few", "round_01", "control"}
+    before, after = draw["rounds"]
     assert before["kept"] == 0
     assert 0 < after["kept"] <= 12
     assert 0 <= after["labels"] <= 1
+
+
+def test_arms_are_means_over_the_draws():
+    draws = [{"plain": {"clean": 0.1, "babble_10db": 0.4}}, {"plain": {"clean": 0.3, "babble_10db": 0.8}}]
+    found = asr.means(draws)
+    assert found == {"plain": {"clean": pytest.approx(0.2), "babble_10db": pytest.approx(0.6)}}
 
 
 def test_noise_and_rooms_of_the_test_are_never_trained_in(made):

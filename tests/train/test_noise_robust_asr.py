@@ -79,6 +79,12 @@ def test_models_whose_clips_share_no_batch_are_trained_one_by_one(unlettered):
     assert torch.isfinite(loss)
 
 
+def test_a_narrow_network_begins_with_weights_that_let_its_input_through():
+    torch.manual_seed(0)
+    layer = Task(Config(small=SMALL), ()).build().model.wav2vec2_bert.encoder.layers[0]
+    assert layer.ffn1.intermediate_dense.weight.std().item() == pytest.approx(SMALL.width**-0.5, rel=0.1)
+
+
 def test_the_loss_is_the_mean_of_each_clips_own():
     """Clips of other lengths in the batch change nothing: what is padded is not heard, and not counted."""
     task = Task(Config(small=SMALL, mixing={"noise_share": 0, "speakers_share": 0}), ())
