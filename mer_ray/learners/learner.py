@@ -218,7 +218,7 @@ def fit_learners(
         configs: the learners: of the same features and fusion model.
         fit: epochs and the like.
         class_names: the label space, in order.
-        seed: the job's; the learner's own is added to it.
+        seed: the job's; with the learner's own and the fold it makes the seed of a model.
         valence: float32 (N,), NaN where unknown; see ``fit_folds``.
 
     Raises:
@@ -227,7 +227,7 @@ def fit_learners(
     own = features.only(configs[0].features)
     fusion = fusion_config(configs[0], features, fit, len(class_names))
     seeds = [
-        _seed(seed + one.seed, fold) for one, parts in zip(configs, folds, strict=True) for fold in range(len(parts))
+        _seed(seed, one.seed, fold) for one, parts in zip(configs, folds, strict=True) for fold in range(len(parts))
     ]
     models = iter(fit_folds(own, list(chain(*folds)), configs[0].fusion.name, fusion, fit, seeds, valence))
     return [
@@ -236,8 +236,9 @@ def fit_learners(
     ]
 
 
-def _seed(seed: int, fold: int) -> int:
-    return int(np.random.SeedSequence([seed % 2**32, fold]).generate_state(1)[0])
+def _seed(seed: int, own: int, fold: int) -> int:
+    """Of the job's, the learner's and the fold: not of a sum, by which other pairs would share their draws."""
+    return int(np.random.SeedSequence([seed % 2**32, own % 2**32, fold]).generate_state(1)[0])
 
 
 def _restored(model: FoldModel, state: Mapping[str, torch.Tensor], fold: int) -> FoldModel:

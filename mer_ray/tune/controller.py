@@ -145,7 +145,7 @@ class Controller:
         rows = experiment.labelled
         speakers = [experiment.speakers[row] for row in rows]
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
-        narrowed = select.narrow(learners, experiment.features, experiment.labels, self.folds, experiment.seed)
+        narrowed = select.narrow(learners, experiment.features, experiment.labels, self.folds)
         self.learners = {learner.name: learner for learner in narrowed}
         self.council = Council(experiment, self.folds, settings.mining, settings.ensemble)
         self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
