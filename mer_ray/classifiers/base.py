@@ -60,6 +60,11 @@ class Rows:
     weight: NDArray[np.float32]
     pool: NDArray[np.int64]
 
+    def among(self, seen_N: NDArray[np.bool_]) -> Rows:
+        """Those of the clips that are marked."""
+        kept = seen_N[self.clip]
+        return Rows(self.clip[kept], self.target[kept], self.weight[kept], self.pool[seen_N[self.pool]])
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -133,6 +138,31 @@ class Classifier(ABC):
             folds: what each learns from.
             seed: of what is drawn at random.
         """
+
+    @classmethod
+    def fit_together(
+        cls,
+        models: Sequence[Classifier],
+        places: Sequence[Pattern],
+        features: FeatureSet,
+        folds: Sequence[Rows],
+        seeds: Sequence[int],
+    ) -> None:
+        """Fit several that learn from the same clips, each by some of the features.
+
+        Here one after the other; a kind that can share the work between them does.
+
+        Args:
+            models: of one config but for the features.
+            places: of the features that each reads.
+            features: all that are read.
+            folds: as in ``fit``, clips without any feature among them.
+            seeds: of each.
+        """
+        for model, own, seed in zip(models, places, seeds, strict=True):
+            read = FeatureSet(features.clip_ids, tuple(features.features[m] for m in own))
+            seen_N = np.asarray(read.present.any(axis=1))
+            model.fit(read, [fold.among(seen_N) for fold in folds], seed)
 
     @abstractmethod
     def scores(self, pattern: Pattern) -> Map:

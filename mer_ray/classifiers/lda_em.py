@@ -56,7 +56,23 @@ class Classifier(base.Classifier):
 
     def fit(self, features: FeatureSet, folds: Sequence[base.Rows], seed: int) -> None:
         """See ``base.Classifier``."""
-        fit_together([self], [tuple(range(len(features.features)))], features, folds, seed)
+        _fit([self], [tuple(range(len(features.features)))], features, folds, seed)
+
+    @classmethod
+    def _fit(
+        cls,
+        models: Sequence[base.Classifier],
+        places: Sequence[base.Pattern],
+        features: FeatureSet,
+        folds: Sequence[base.Rows],
+        seeds: Sequence[int],
+    ) -> None:
+        """See ``base.Classifier``; of features that are too wide each has a projection of its own."""
+        width = sum(feature.values.shape[1] for feature in features.features)
+        if len(models) == 1 or width > models[0].config.max_width:
+            super().fit_together(models, places, features, folds, seeds)
+        else:
+            _fit([model for model in models if isinstance(model, cls)], places, features, folds, seeds[0])
 
     def scores(self, pattern: base.Pattern) -> base.Map:
         """See ``base.Classifier``."""
@@ -296,13 +312,13 @@ class Moments:
         return _solve(lambda left: self.gaussians(view, pattern, 1 - left * (1 - shrink)))
 
 
-def fit_together(
+def _fit(
     classifiers: Sequence[Classifier],
     places: Sequence[base.Pattern],
     features: FeatureSet,
     folds: Sequence[base.Rows],
     seed: int,
-) -> Moments:
+) -> None:
     """Fit classifiers that learn from the same clips, each by some of the features: what is read is read for all.
 
     Args:
@@ -311,9 +327,6 @@ def fit_together(
         features: see ``base.Classifier``; of several classifiers no wider than ``max_width`` together.
         folds: what each fold learns from.
         seed: of random projections.
-
-    Returns:
-        What was summed up.
     """
     config = classifiers[0].config
     everything = base.union(np.concatenate([fold.clip, fold.pool]) for fold in folds)
@@ -330,7 +343,6 @@ def fit_together(
     views = _expect(views, moments, config, [fold.pool for fold in folds])
     for number, (one, own) in enumerate(zip(classifiers, places, strict=True)):
         one.learn(moments, own, views[number * len(folds) : (number + 1) * len(folds)])
-    return moments
 
 
 def add_products(matrix: Tensor, x_BD: Tensor, weight_B: NDArray[np.float32], tiles: Sequence[Tile]) -> None:

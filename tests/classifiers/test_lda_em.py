@@ -133,7 +133,7 @@ def test_learners_of_some_features_share_one_matrix(monkeypatch):
     read = [features.only([f"f{m}" for m in own]) for own in places]
     made_of = [tuple(f.values.shape[1] for f in one.features) for one in read]
     models = [lda_em.Classifier(lda_em.Config(dims=dims, num_classes=CLASSES, num_folds=3)) for dims in made_of]
-    lda_em.fit_together(models, places, features, folds, seed=0)
+    lda_em.Classifier.fit_together(models, places, features, folds, [0, 0, 0])
     for model, one in zip(models, read, strict=True):
         seen = one.present.any(axis=1)
         own = [base.Rows(f.clip[(k := seen[f.clip])], f.target[k], f.weight[k], f.pool[seen[f.pool]]) for f in folds]

@@ -8,7 +8,7 @@ from made_clips import CLASSES, clips, training
 from mer_ray.config import FitConfig, LearnerConfig, PluginConfig
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.errors import CorruptPartError, FeatureFileError
-from mer_ray.learners import learner as learners
+from mer_ray.learners import networks
 from mer_ray.learners.learner import Learner, Predictions, fit_learner, fit_learners
 
 FIT = FitConfig(epochs=3, hidden=8, batch_size=16)
@@ -41,7 +41,7 @@ def test_it_comes_back_from_its_files_and_predicts_the_same_bits(fusion):
     files = learner.to_files()
     assert sorted(files) == ["config.json", "model.safetensors"]
     back = Learner.from_files(files)
-    assert (back.config, back.fusion, back.class_names) == (learner.config, learner.fusion, CLASSES)
+    assert (back.config, back.model.config, back.class_names) == (learner.config, learner.model.config, CLASSES)
     assert same(back.predict(features), learner.predict(features))
     assert back.to_files() == files
 
@@ -85,7 +85,7 @@ def test_clips_that_all_abstain_on_alone_and_no_clips_at_all():
 def test_the_prediction_of_a_clip_does_not_depend_on_the_others(monkeypatch):
     features, _ = clips()
     whole = fitted().predict(features)
-    monkeypatch.setattr(learners, "_BLOCK", 7)
+    monkeypatch.setattr(networks, "_BLOCK", 7)
     parts = fitted().predict(features)
     np.testing.assert_allclose(parts.probabilities_FNC, whole.probabilities_FNC, rtol=1e-4, atol=1e-6)
     rows = np.array([50, 3, 20])
@@ -129,8 +129,8 @@ def damaged():
     yield "a list", {**files, "config.json": b"[]"}
     yield "no config", {"model.safetensors": model}
     yield "another fusion", with_config(learner={**told["learner"], "fusion": {"name": "concat", "options": {}}})
-    yield "an unknown option", with_config(fusion={**told["fusion"], "depth": 3})
-    yield "other widths", with_config(fusion={**told["fusion"], "dims": [4, 7]})
+    yield "an unknown option", with_config(model={**told["model"], "depth": 3})
+    yield "other widths", with_config(model={**told["model"], "dims": [4, 7]})
     yield "more folds", with_config(num_folds=4)
     yield "fewer folds", with_config(num_folds=2)
     yield "more classes", with_config(class_names=[*CLASSES, "fear"])
