@@ -24,6 +24,7 @@ KINDS = {
     "detectors": "Detector",
     "encoders": "Encoder",
     "fusion": "Model",
+    "classifiers": "Classifier",
     "mining": "Strategy",
     "tasks": "Task",
 }

@@ -20,8 +20,11 @@ def of_clips(folder):
     return folder / "run"
 
 
-def of_vectors(folder):
-    """A run on ready features of 60 clips: some without a vector of one kind, one of them with none at all."""
+def of_vectors(folder, *more):
+    """A run on ready features of 60 clips: some without a vector of one kind, one of them with none at all.
+
+    ``more`` are overrides of the job.
+    """
     rng = np.random.default_rng(0)
     emotion = np.arange(60) % 3
     ids = np.array([f"c{i:02d}" for i in range(60)])
@@ -34,5 +37,5 @@ def of_vectors(folder):
         np.savez(folder / f"features/{name}.npz", clip_id=ids[kept], vector=vector[kept])
     brought = [f"data.manifest={folder}/clips.csv", f"data.features={folder}/features"]
     options = ["data.modalities.face_net=video", "mining.rounds_kept=all", *QUICK, "fit.folds=3"]
-    assert in_process.run("mine", *brought, *options, f"run.dir={folder}/run") == 0
+    assert in_process.run("mine", *brought, *options, *more, f"run.dir={folder}/run") == 0
     return folder

@@ -50,6 +50,7 @@ from mer_ray.learners import spec
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.folds import Folds
 from mer_ray.learners.learner import Learner, Predictions, fit_learner
+from mer_ray.learners.networks import Networks
 from mer_ray.mining.base import Context
 from mer_ray.rounds.split import Adoptions, adopt
 from mer_ray.rounds.state import Rounds
@@ -221,7 +222,8 @@ def _adopt(one: Round, predictions: Sequence[Predictions], held_out: NDArray[np.
     contexts = [Context.even(len(predictions), one.settings.classes)] * one.folds.num_folds
     strategy = registry.build("mining", "vote", {})
     none = Adoptions.none(one.settings.classes)
-    return adopt(strategy, votes_KFNC, held_out < 0, none, contexts, how="even", seed=one.settings.seed)
+    pool_FN = np.tile(held_out < 0, (one.folds.num_folds, 1))
+    return adopt(strategy, votes_KFNC, pool_FN, none, contexts, how="even", seed=one.settings.seed)
 
 
 def _write(
@@ -241,10 +243,11 @@ def _write(
 
 def _flops_per_clip(learner: Learner) -> float:
     """Floating-point operations of one clip's prediction by all folds."""
-    features = [torch.zeros(1, dim) for dim in learner.fusion.dims]
+    assert isinstance(learner.model, Networks)
+    features, models = [torch.zeros(1, dim) for dim in learner.model.config.dims], learner.model.models
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        learner.models[0](features, torch.ones(1, len(features), dtype=torch.bool))
-    return float(counter.get_total_flops()) * len(learner.models)
+        models[0](features, torch.ones(1, len(features), dtype=torch.bool))
+    return float(counter.get_total_flops()) * len(models)
 
 
 def _executor(workers: int) -> Executor:

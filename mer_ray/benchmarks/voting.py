@@ -131,7 +131,7 @@ def draw(rated: Rated, num_labelled: int, seed: int) -> dict[str, float]:
 
     def pool(clips: NDArray[np.int64], prior_C: NDArray[np.float64], weights_K: NDArray[np.float64]) -> Any:  # noqa: ANN401
         everything = np.ones(len(rows), dtype=bool)
-        aligned_KNC = votes.align_pool(votes_KNC[:, None], everything, prior_C[None])[:, 0]
+        aligned_KNC = votes.align_pool(votes_KNC[:, None], everything[None], prior_C[None])[:, 0]
         return base.mean(aligned_KNC[:, clips], weights_K)
 
     right = [

@@ -247,8 +247,11 @@ class OptimizationConfig(Section):
 class LearnerConfig(Section):
     name: str = Field(description="the learner's name, also of its folder", pattern=r"^[A-Za-z0-9_-]{1,60}$")
     features: list[str] = Field(min_length=1, description="names of the features it reads")
-    fusion: PluginConfig = Field(PluginConfig(name="attention"), description="fusion model")
-    seed: int = Field(0, description="added to the job's seed")
+    model: PluginConfig = Field(
+        PluginConfig(name="fusion"), description="what it is: fusion (a network) | lda_em | linear, for few labels"
+    )
+    fusion: PluginConfig = Field(PluginConfig(name="attention"), description="fusion model of a network")
+    seed: int = Field(0, description="with the job's seed it makes the learner's own")
     top: int | None = Field(
         None, ge=1, description="only so many features of each modality: those that alone tell most, out of fold"
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class TrainingRows:
         pseudo_clip: int64 (p,), the same of the adopted clips; empty in round 0.
         pseudo_target: float32 (p, C), what they are taken for: rows sum to 1, one-hot of a hard pseudo-label.
         pseudo_weight: float32 (p,), what they count beside a true label's 1.
+        pool: int64, rows of clips that teach by their features alone; empty for a learner that reads no such.
     """
 
     clip: NDArray[np.int64]
@@ -43,6 +44,7 @@ class TrainingRows:
     pseudo_clip: NDArray[np.int64]
     pseudo_target: NDArray[np.float32]
     pseudo_weight: NDArray[np.float32]
+    pool: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def fit_fold(

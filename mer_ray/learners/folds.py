@@ -66,6 +66,45 @@ def make(labels: NDArray[np.int64], speakers: Sequence[str | None], num_folds: i
     return Folds(_stratified(labels, most, seed), most, grouped=False, warnings=tuple(warnings))
 
 
+def share_pool(
+    folds: Folds, labelled: NDArray[np.int64], speakers: Sequence[str | None], pool: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """The pool of each fold: where folds are grouped, no clip of a speaker that is held out in it.
+
+    Those clips would tell the fold of the voices by which it is judged: with them the out-of-fold gain of mining was
+    +.137 where that on test clips was +.01.
+
+    Args:
+        folds: of the labelled clips.
+        labelled: int64 (n,), their rows.
+        speakers: of all N clips.
+        pool: bool (N,), clips that may be adopted at all.
+
+    Returns:
+        bool (F, N), and what is to be warned of.
+    """
+    pool_FN = np.tile(pool, (folds.num_folds, 1))
+    if not pool.any():
+        return pool_FN, ()
+    group_N = _groups(speakers)
+    warnings = []
+    if folds.grouped:
+        for fold in range(folds.num_folds):
+            pool_FN[fold] &= ~np.isin(group_N, group_N[labelled[folds.held_out == fold]])
+        warnings += [
+            f"fold {empty} has no pool: all of it is of speakers held out there; it learns from labelled clips alone"
+            for empty in np.flatnonzero(~pool_FN.any(axis=1))
+        ]
+    unknown = sum(speakers[row] is None for row in [*labelled, *np.flatnonzero(pool)])
+    if not folds.grouped or unknown:
+        why = f"the speakers of {unknown:,} clips are not known" if unknown else "folds are not grouped by speaker"
+        warnings.append(
+            f"{why}: a fold's pool may hold clips of the speakers that it is judged by, and the out-of-fold figures of "
+            "mining may be too kind"
+        )
+    return pool_FN, tuple(warnings)
+
+
 def _groups(speakers: Sequence[str | None]) -> NDArray[np.int64]:
     keys = [("clip", str(i)) if speaker is None else ("speaker", speaker) for i, speaker in enumerate(speakers)]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}

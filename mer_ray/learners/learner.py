@@ -1,4 +1,4 @@
-"""A fitted learner: one model per fold, its predictions, and its files.
+"""A fitted learner: what it is made of, its predictions, and its files.
 
 Shapes: F folds, N clips, M features, C classes.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -22,19 +21,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from mer_ray import registry
+from mer_ray.classifiers.base import Classifier
 from mer_ray.config import FitConfig, LearnerConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import ConfigError, CorruptPartError, FeatureFileError
-from mer_ray.learners.batches import shared
+from mer_ray.learners import closed, spec
 from mer_ray.learners.fit import TrainingRows, fit_folds, reproducible
 from mer_ray.learners.model import FoldModel
-from mer_ray.learners.predict import Predictor
-from mer_ray.learners.spec import fusion_config
-
-_BLOCK = 512
-"""Clips at a time: few enough for the cache, many enough for the products."""
-
-_TRIED = 16
+from mer_ray.learners.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -90,15 +84,13 @@ class Learner:
 
     Attributes:
         config: as configured.
-        fusion: the fusion model's config, widths and number of classes included.
         class_names: the label space.
-        models: one per fold, in evaluation mode.
+        model: what answers, of all folds: fusion networks or a classifier.
     """
 
     config: LearnerConfig
-    fusion: Any
     class_names: tuple[str, ...]
-    models: tuple[FoldModel, ...]
+    model: Networks | Classifier
 
     def predict(self, features: FeatureSet) -> Predictions:
         """Predict any clips; ``features`` holds the learner's features among others.
@@ -107,49 +99,25 @@ class Learner:
             FeatureFileError: a feature is missing or has another width than in training.
         """
         own = self._own(features)
-        seen = torch.from_numpy(np.flatnonzero(own.present.any(axis=1)))
-        values, present = [shared(feature.values) for feature in own.features], torch.from_numpy(own.present)
-        shape = (len(self.models), len(own.clip_ids))
-        found = Predictions(
-            np.full((*shape, len(self.class_names)), np.nan, dtype=np.float32),
-            np.full((*shape, len(own.features)), np.nan, dtype=np.float32),
-            np.full(shape, np.nan, dtype=np.float32) if self.has_valence else None,
-        )
-        if not len(seen):
-            return found
         with reproducible(0):
-            few = seen[:_TRIED]
-            predictor = Predictor(self.models, [x[few] for x in values], present[few])
-            for rows in torch.split(seen, _BLOCK):
-                outputs = predictor([x.index_select(0, rows) for x in values], present[rows])
-                at = rows.numpy()  # numpy takes a tensor of one row for a number, and drops the dimension
-                found.probabilities_FNC[:, at] = outputs.logits.softmax(dim=2).numpy()
-                found.weights_FNM[:, at] = outputs.weights.numpy()
-                if found.valence_FN is not None and outputs.valence is not None:
-                    found.valence_FN[:, at] = outputs.valence.numpy()
-        return found
+            return Predictions(*self.model.predict(own))
 
-    @property
-    def has_valence(self) -> bool:
-        """Whether the models predict valence too."""
-        return self.models[0].valence is not None
+    def embed(self, features: FeatureSet, rows: NDArray[np.int64]) -> torch.Tensor:
+        """The clips at ``rows`` in the space in which the learner tells the classes apart, float32 (B, width)."""
+        return self.model.embed(self._own(features), rows)
 
     def to_files(self) -> dict[str, bytes]:
-        """``model.safetensors`` (tensors of fold f under ``fold<f>.``) and ``config.json``."""
-        state = {
-            f"fold{fold}.{name}": tensor.contiguous()
-            for fold, model in enumerate(self.models)
-            for name, tensor in model.state_dict().items()
-        }
+        """``model.safetensors`` and ``config.json``."""
+        networks = self.model if isinstance(self.model, Networks) else None
         config = {
             "learner": self.config.model_dump(mode="json"),
-            "fusion": self.fusion.model_dump(mode="json"),
+            "model": self.model.config.model_dump(mode="json"),
             "class_names": list(self.class_names),
-            "num_folds": len(self.models),
-            "valence": self.has_valence,
+            "num_folds": len(networks.models) if networks else None,
+            "valence": bool(networks and networks.has_valence),
         }
         text = json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False)
-        return {"model.safetensors": save_tensors(state), "config.json": text.encode()}
+        return {"model.safetensors": save_tensors(self.model.to_tensors()), "config.json": text.encode()}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Learner:
@@ -159,27 +127,25 @@ class Learner:
             CorruptPartError: the files are truncated or do not belong together.
         """
         try:
-            config = json.loads(files["config.json"])
-            learner = LearnerConfig.model_validate(config["learner"])
-            fusion: Any = registry.configure("fusion", learner.fusion.name, config["fusion"])
+            told = json.loads(files["config.json"])
+            config = LearnerConfig.model_validate(told["learner"])
             state = load_tensors(files["model.safetensors"])
-            empty = partial(FoldModel, learner.fusion.name, fusion, valence=config["valence"])
-            models = tuple(_restored(empty(), state, fold) for fold in range(config["num_folds"]))
-            class_names = tuple(config["class_names"])
-            if len(class_names) != fusion.num_classes or sum(len(m.state_dict()) for m in models) != len(state):
-                raise ValueError("its classes or folds are not those of its tensors")
+            restored = _networks if config.model.name == spec.NETWORK else _classifier
+            model, class_names = restored(config, told, state), tuple(told["class_names"])
+            if len(class_names) != model.config.num_classes:
+                raise ValueError("its classes are not those of its tensors")
         except (KeyError, ValueError, TypeError, RuntimeError, ConfigError, SafetensorError) as error:
             raise CorruptPartError(
                 f"the files of a learner are damaged ({error}); delete them to fit it again"
             ) from error
-        return cls(learner, fusion, class_names, models)
+        return cls(config, class_names, model)
 
     def _own(self, features: FeatureSet) -> FeatureSet:
         try:
             own = features.only(self.config.features)
         except KeyError as error:
             raise FeatureFileError(f"learner {self.config.name} needs feature {error}, which is not given") from error
-        for feature, dim in zip(own.features, self.fusion.dims, strict=True):
+        for feature, dim in zip(own.features, self.model.config.dims, strict=True):
             if feature.values.shape[1] != dim:
                 raise FeatureFileError(
                     f"learner {self.config.name}: feature {feature.name} is {feature.values.shape[1]} wide and was "
@@ -210,40 +176,55 @@ def fit_learners(
     seed: int,
     valence: NDArray[np.float32] | None = None,
 ) -> list[Learner]:
-    """Fit learners of one shape, which differ in seed and training clips, over all their folds as one batched program.
+    """Fit learners of one shape over all their folds together.
+
+    Networks differ in seed and training clips, and are one batched program; other classifiers differ in seed and
+    features, and share what they read.
 
     Args:
         features: of all clips; the learners' own are taken from it.
         folds: of each learner, what each fold trains on.
-        configs: the learners: of the same features and fusion model.
+        configs: the learners: of the same features and fusion model, or of the same ``model`` and ``folds``.
         fit: epochs and the like.
         class_names: the label space, in order.
-        seed: the job's; the learner's own is added to it.
+        seed: the job's; with the learner's own and the fold it makes the seed of a model.
         valence: float32 (N,), NaN where unknown; see ``fit_folds``.
 
     Raises:
         LearnerError: see ``fit_folds``.
     """
+    names = tuple(class_names)
+    if configs[0].model.name != spec.NETWORK:
+        with reproducible(seed):
+            found = closed.fit(features, folds[0], configs, len(names), [_seed(seed, one.seed, 0) for one in configs])
+        return [Learner(one, names, model) for one, model in zip(configs, found, strict=True)]
     own = features.only(configs[0].features)
-    fusion = fusion_config(configs[0], features, fit, len(class_names))
+    fusion = spec.fusion_config(configs[0], features, fit, len(names))
     seeds = [
-        _seed(seed + one.seed, fold) for one, parts in zip(configs, folds, strict=True) for fold in range(len(parts))
+        _seed(seed, one.seed, fold) for one, parts in zip(configs, folds, strict=True) for fold in range(len(parts))
     ]
     models = iter(fit_folds(own, list(chain(*folds)), configs[0].fusion.name, fusion, fit, seeds, valence))
     return [
-        Learner(one, fusion, tuple(class_names), tuple(islice(models, len(parts))))
+        Learner(one, names, Networks(fusion, tuple(islice(models, len(parts)))))
         for one, parts in zip(configs, folds, strict=True)
     ]
 
 
-def _seed(seed: int, fold: int) -> int:
-    return int(np.random.SeedSequence([seed % 2**32, fold]).generate_state(1)[0])
+def _seed(seed: int, own: int, fold: int) -> int:
+    """Of the job's, the learner's and the fold: not of a sum, by which other pairs would share their draws."""
+    return int(np.random.SeedSequence([seed % 2**32, own % 2**32, fold]).generate_state(1)[0])
 
 
-def _restored(model: FoldModel, state: Mapping[str, torch.Tensor], fold: int) -> FoldModel:
-    prefix = f"fold{fold}."
-    model.load_state_dict({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
-    return model.eval()
+def _networks(config: LearnerConfig, told: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Networks:
+    fusion: Any = registry.configure("fusion", config.fusion.name, told["model"])
+    empty = [FoldModel(config.fusion.name, fusion, valence=told["valence"]) for _ in range(told["num_folds"])]
+    return Networks.from_tensors(fusion, empty, state)
+
+
+def _classifier(config: LearnerConfig, told: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Classifier:
+    model: Classifier = registry.build("classifiers", config.model.name, told["model"])
+    model.from_tensors(state)
+    return model
 
 
 def _out_of_fold(values_FNX: NDArray[np.float32], held_out: NDArray[np.int64]) -> NDArray[np.float64]:

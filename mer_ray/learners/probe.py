@@ -9,15 +9,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from mer_ray.classifiers import linear
 from mer_ray.evaluation import metrics
 from mer_ray.learners.folds import Folds
-
-_MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class LayerScore:
 
 
 def score_layer(
-    layer: int, vectors_nD: NDArray[np.floating], labels: NDArray[np.int64], folds: Folds, penalty: float, seed: int
+    layer: int, vectors_nD: NDArray[np.floating], labels: NDArray[np.int64], folds: Folds, penalty: float
 ) -> LayerScore:
     """Fit a logistic regression on each fold's training part and score it where it was held out.
 
@@ -58,14 +55,9 @@ def score_layer(
         labels: int64 (n,), classes.
         folds: of these clips; the same for all layers, so that they can be compared fold by fold.
         penalty: of the squared weights, 1 / C in scikit-learn's words.
-        seed: of the solver.
     """
-    predicted = np.full(len(labels), -1, dtype=np.int64)
-    scores = []
-    for fold in range(folds.num_folds):
-        test = folds.held_out == fold
-        predicted[test] = predict(vectors_nD[~test], labels[~test], vectors_nD[test], penalty, seed)
-        scores.append(metrics.waf(labels[test], predicted[test]))
+    predicted, parts = predict(vectors_nD, labels, folds, penalty), range(folds.num_folds)
+    scores = [metrics.waf(labels[(test := folds.held_out == fold)], predicted[test]) for fold in parts]
     return LayerScore(layer, tuple(scores), metrics.waf(labels, predicted))
 
 
@@ -86,13 +78,24 @@ def as_good(scores: tuple[LayerScore, ...]) -> tuple[int, ...]:
 
 
 def predict(
-    train: NDArray[np.floating], labels: NDArray[np.int64], test: NDArray[np.floating], penalty: float, seed: int
+    vectors_nD: NDArray[np.floating], labels: NDArray[np.int64], folds: Folds, penalty: float
 ) -> NDArray[np.int64]:
-    """What a logistic regression fitted on ``train``, one row or more, says of ``test``; see ``score_layer``."""
-    if len(np.unique(labels)) == 1:  # few clips of one speaker: nothing to separate
-        return np.full(len(test), labels[0], dtype=np.int64)
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=_MOST_STEPS, random_state=seed)
-    ).fit(train, labels)
-    predicted: NDArray[np.int64] = model.predict(test)
-    return predicted
+    """What logistic regressions say of the clips that they were not fitted on, int64 (n,); see ``score_layer``.
+
+    -1 where a fold has no clip to be fitted on.
+    """
+    train_Fn = folds.held_out != np.arange(folds.num_folds)[:, None]
+    counts_FnC = np.eye(labels.max() + 1)[labels] * train_Fn[:, :, None]
+    x_nD = torch.from_numpy(_centred(vectors_nD))
+    fitted = linear.solve(x_nD, torch.ones(len(labels), 1), [x_nD.shape[1]], torch.from_numpy(counts_FnC), penalty)
+    scores_FnC = x_nD.float() @ fitted.weight + (fitted.constant - fitted.offset[:, 0]).unsqueeze(1)
+    predicted = scores_FnC.argmax(dim=2).numpy()[folds.held_out, np.arange(len(labels))]
+    return np.where(train_Fn.any(axis=1)[folds.held_out], predicted, -1)
+
+
+def _centred(vectors_nD: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Of deviation 1 around 0; a column that is constant is 0."""
+    centred: NDArray[np.float64] = vectors_nD.astype(np.float64) - vectors_nD.mean(axis=0, dtype=np.float64)
+    spread = centred.std(axis=0)
+    centred *= np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+    return centred

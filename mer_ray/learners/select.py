@@ -6,6 +6,7 @@ Shapes: N clips, M features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from mer_ray.learners.folds import Folds
 _PENALTY = 10.0
 
 
-def scores(features: FeatureSet, labels: NDArray[np.int64], folds: Folds, seed: int) -> dict[str, float]:
+def scores(features: FeatureSet, labels: NDArray[np.int64], folds: Folds) -> dict[str, float]:
     """Out-of-fold WAF of a logistic regression on each feature alone, by the feature's name.
 
     A clip that lacks the feature is answered with the commonest class of its training part, so that a feature which few
@@ -29,15 +30,14 @@ def scores(features: FeatureSet, labels: NDArray[np.int64], folds: Folds, seed: 
         features: of all clips, standardised or not.
         labels: int64 (N,), -1 where not labelled for training.
         folds: of the labelled clips, in their order; the learners' own, by which these are scored too.
-        seed: of the solver.
     """
     rows = np.flatnonzero(labels >= 0).astype(np.int64)
     labelled = features.take(rows)
-    return {feature.name: _score(feature, labels[rows], folds, seed) for feature in labelled.features}
+    return {feature.name: _score(feature, labels[rows], folds) for feature in labelled.features}
 
 
 def narrow(
-    learners: Sequence[LearnerConfig], features: FeatureSet, labels: NDArray[np.int64], folds: Folds, seed: int
+    learners: Sequence[LearnerConfig], features: FeatureSet, labels: NDArray[np.int64], folds: Folds
 ) -> list[LearnerConfig]:
     """The learners, those with ``top`` set reading only the best of their features.
 
@@ -48,10 +48,9 @@ def narrow(
         features: see ``scores``, as for the others.
         labels: int64 (N,).
         folds: of the labelled clips.
-        seed: of the solver.
     """
     asked = {name for learner in learners if learner.top for name in learner.features}
-    scored = scores(features.only(sorted(asked)), labels, folds, seed)
+    scored = scores(features.only(sorted(asked)), labels, folds)
     return [
         learner.model_copy(update={"features": best(features.only(learner.features), scored, learner.top)})
         if learner.top
@@ -76,15 +75,14 @@ def best(features: FeatureSet, scored: Mapping[str, float], count: int) -> list[
     return [feature.name for feature in features.features if feature.name in chosen]
 
 
-def _score(feature: Feature, labels: NDArray[np.int64], folds: Folds, seed: int) -> float:
+def _score(feature: Feature, labels: NDArray[np.int64], folds: Folds) -> float:
+    here = np.flatnonzero(feature.present)
     predicted = np.empty_like(labels)
     for fold in range(folds.num_folds):
         test = folds.held_out == fold
         predicted[test] = np.bincount(labels[~test]).argmax()
-        train, asked = ~test & feature.present, test & feature.present
-        if train.any() and asked.any():
-            values = feature.values
-            predicted[asked] = probe.predict(
-                values[train].astype(np.float32), labels[train], values[asked].astype(np.float32), _PENALTY, seed
-            )
+    if len(here):
+        own = replace(folds, held_out=folds.held_out[here])
+        said = probe.predict(feature.values[here], labels[here], own, _PENALTY)
+        predicted[here] = np.where(said >= 0, said, predicted[here])
     return metrics.waf(labels, predicted)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from mer_ray import registry
+from mer_ray.classifiers import base as classifiers
 from mer_ray.config import FitConfig, LearnerConfig, PluginConfig
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.errors import ConfigError
@@ -14,6 +15,9 @@ from mer_ray.fusion import base
 from mer_ray.types import Modality
 
 NUM_LEARNERS = 4
+NETWORK = "fusion"
+"""What a learner is unless its ``model`` names one of ``classifiers/``."""
+
 _LEFT_OUT_FIRST = (Modality.JOINT, Modality.TEXT, Modality.AUDIO, Modality.VIDEO)
 _FUSIONS = ("concat", "gated", "lmf", "attention")
 """The first, which reads every subset, was the best out of fold with few labels; see docs/benchmarks.md."""
@@ -45,8 +49,70 @@ def resolve(
                 raise ConfigError(f"learner {learner.name}: no feature {name!r}{near}; there are: {', '.join(known)}")
         if len(set(learner.features)) != len(learner.features):
             raise ConfigError(f"learner {learner.name}: a feature is named twice: {', '.join(learner.features)}")
+    check(chosen, fit)
+    for learner in chosen:
         fusion_config(learner, features, fit, num_classes)
     return chosen
+
+
+def check(learners: Sequence[LearnerConfig], fit: FitConfig) -> None:
+    """Hold learners to what they are said to be, before there are features.
+
+    Raises:
+        ConfigError: an option that its model does not have, or ``fit.valence`` is set and no learner is a network.
+        PluginError: no such fusion model.
+    """
+    for learner in learners:
+        registry.find("fusion", learner.fusion.name)
+        if learner.model.name != NETWORK:
+            _classifier_config(learner, (1,), 2, 1)
+        elif learner.model.options:
+            raise ConfigError(
+                f"learner {learner.name}: model {NETWORK} has no options ({', '.join(learner.model.options)}); "
+                "give them to its key fusion"
+            )
+    if fit.valence and not any(learner.model.name == NETWORK for learner in learners):
+        raise ConfigError(
+            f"fit.valence is set, and no learner is of model {NETWORK}, which alone learns it: add one, or set 0"
+        )
+
+
+def reads_pool(learner: LearnerConfig) -> bool:
+    """Whether clips without a label teach a learner by their features."""
+    if learner.model.name == NETWORK:
+        return False
+    return bool(registry.find("classifiers", learner.model.name).Classifier.reads_pool)
+
+
+def classifier_config(
+    learner: LearnerConfig, features: FeatureSet, num_classes: int, num_folds: int
+) -> classifiers.Config:
+    """The ``Config`` of a learner's classifier.
+
+    Raises:
+        ConfigError: an option that it does not have.
+        PluginError: no such classifier.
+    """
+    return _classifier_config(learner, _dims(learner, features), num_classes, num_folds)
+
+
+def _classifier_config(
+    learner: LearnerConfig, dims: tuple[int, ...], num_classes: int, num_folds: int
+) -> classifiers.Config:
+    own = {"dims": dims, "num_classes": num_classes, "num_folds": num_folds}
+    name = learner.model.name
+    if name not in (known := registry.names("classifiers")):
+        near = registry.nearest(name, [NETWORK, *known])
+        raise ConfigError(f"learner {learner.name}: no model {name!r}{near}; there are: {NETWORK}, {', '.join(known)}")
+    if own.keys() & learner.model.options.keys():
+        raise ConfigError(f"learner {learner.name}: {', '.join(own)} are not options, they are told by the data")
+    config = registry.configure("classifiers", name, {**learner.model.options, **own})
+    assert isinstance(config, classifiers.Config)
+    return config
+
+
+def _dims(learner: LearnerConfig, features: FeatureSet) -> tuple[int, ...]:
+    return tuple(feature.values.shape[1] for feature in features.only(learner.features).features)
 
 
 def fusion_config(learner: LearnerConfig, features: FeatureSet, fit: FitConfig, num_classes: int) -> base.Config:
@@ -56,7 +122,7 @@ def fusion_config(learner: LearnerConfig, features: FeatureSet, fit: FitConfig, 
         ConfigError: an option that the model does not have.
         PluginError: no such fusion model.
     """
-    dims = tuple(feature.values.shape[1] for feature in features.only(learner.features).features)
+    dims = _dims(learner, features)
     shared = {"hidden": fit.hidden, "dropout": fit.dropout, "modality_dropout": fit.modality_dropout}
     options = {**shared, **learner.fusion.options, "dims": dims, "num_classes": num_classes}
     config = registry.configure("fusion", learner.fusion.name, options)

@@ -20,6 +20,7 @@ from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, MaterialiseError
 from mer_ray.evaluation import report
+from mer_ray.learners import spec
 from mer_ray.learners.experiment import Experiment
 from mer_ray.pipelines import estimate, features, narrate, noise_track, results, source, speech, summary
 from mer_ray.pipelines.features import Extraction
@@ -106,15 +107,17 @@ def check_learners(settings: MineConfig, brought: Brought) -> None:
     """Hold listed learners to the features that there will be, and what is to be learnt or scored to the manifest.
 
     Raises:
-        ConfigError, PluginError: a learner names an unknown feature or fusion model, no clip has a valence, or no test
-            clip a label to score noisy ones by.
+        ConfigError, PluginError: a learner names an unknown feature, model, option or fusion model, no clip or learner
+            has a valence, or no test clip a label to score noisy ones by.
     """
     noise_track.check_clips(settings, brought)
     if settings.fit.valence and not any(clip.valence is not None for clip in brought.clips):
         raise ConfigError("fit.valence is set, and no clip of the manifest has a valence; give the column, or set 0")
     known = [*settings.encoders, *(feature.name for feature in brought.features)]
-    for learner in () if settings.learners == "auto" else settings.learners:
-        registry.find("fusion", learner.fusion.name)
+    learners = () if settings.learners == "auto" else settings.learners
+    if learners:
+        spec.check(learners, settings.fit)
+    for learner in learners:
         for name in learner.features:
             if name not in known:
                 near = registry.nearest(name, known)

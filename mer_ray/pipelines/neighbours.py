@@ -1,7 +1,8 @@
 """The labelled clips most like each clip, as the best learner sees them.
 
-The space is the penultimate one: what the last layer of the model of a learner's first fold reads before it tells the
-classes apart; likeness is the cosine. A clip that the best learner abstains on is seen by the best one that does not.
+The space is the learner's: of a network the penultimate one, what the last layer of its first fold reads before it
+tells the classes apart, of another classifier the parts of its scores; likeness is the cosine. A clip that the best
+learner abstains on is seen by the best one that does not.
 
 Shapes: N clips, L labelled ones, D width of the space, n neighbours.
 """
@@ -11,13 +12,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mer_ray.data.features import FeatureSet
 from mer_ray.learners.fit import reproducible
 from mer_ray.learners.learner import Learner
-from mer_ray.learners.model import tensors
 from mer_ray.pipelines.finished import Finished
 
 _BLOCK = 1024
@@ -74,13 +74,5 @@ def _blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _embed(learner: Learner, own: FeatureSet, rows: NDArray[np.int64]) -> Tensor:
-    """The clips at ``rows`` in the penultimate space, float32 (B, D) of length 1."""
-    model = learner.models[0]
-    caught: list[Tensor] = []
-    outputs = model.fusion.config.num_classes
-    last = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == outputs][-1:]
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])) for layer in last]
-    logits, _ = model(*tensors(own.take(rows)))
-    for hook in hooks:
-        hook.remove()
-    return functional.normalize(caught[-1] if caught else logits, dim=1)  # a fusion may end in no linear layer
+    """The clips at ``rows`` in the learner's space, float32 (B, D) of length 1."""
+    return functional.normalize(learner.embed(own, rows), dim=1)

@@ -150,7 +150,7 @@ def _judge(
     with step_line(console, f"probe {name}", "layers") as line:
         for place, layer in enumerate(layers):
             chosen = vectors_nLD[:, place]
-            scores.append(probe.score_layer(layer, chosen, labels, folds, settings.probe.penalty, settings.seed))
+            scores.append(probe.score_layer(layer, chosen, labels, folds, settings.probe.penalty))
             line.update(len(scores), len(layers))
     ordered = tuple(sorted(scores, key=lambda score: score.layer))
     return ProbedModel(

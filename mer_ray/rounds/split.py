@@ -96,7 +96,7 @@ class Adoptions:
 def adopt(
     strategy: Strategy,
     votes_KFNC: NDArray[np.floating],
-    pool: NDArray[np.bool_],
+    pool_FN: NDArray[np.bool_],
     earlier: Adoptions,
     contexts: Sequence[Context],
     *,
@@ -108,7 +108,7 @@ def adopt(
     Args:
         strategy: what qualifies.
         votes_KFNC: probabilities by the model of each learner and fold, for all clips.
-        pool: bool (N,), clips that may be adopted at all.
+        pool_FN: bool, clips that each fold may adopt.
         earlier: adoptions that stand; a clip adopted in a fold has left the pool of that fold only.
         contexts: what the strategy is told, one per fold; ``num_adopted`` is filled in here.
         how: see ``divide``.
@@ -121,7 +121,7 @@ def adopt(
     adoptions = Adoptions.none(num_classes)
     for fold, context in zip(range(num_folds), contexts, strict=True):
         gone = np.unique(earlier.clip[earlier.fold == fold])
-        free = pool.copy()
+        free = pool_FN[fold].copy()
         free[gone] = False
         rows = np.flatnonzero(free)
         if not len(rows):

@@ -97,12 +97,12 @@ def mixture(votes_KnC: NDArray[np.floating], labels_n: NDArray[np.int64]) -> NDA
 
 
 def align_pool(
-    votes_KFNC: NDArray[np.floating], pool: NDArray[np.bool_], prior_FC: NDArray[np.float64]
+    votes_KFNC: NDArray[np.floating], pool_FN: NDArray[np.bool_], prior_FC: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Votes whose mean over the pool moves to the class shares expected, by learner and fold; see ``base.align``."""
+    """Votes whose mean over a fold's pool moves to the class shares it expects, by learner; see ``base.align``."""
     aligned_KFNC = votes_KFNC.astype(np.float64)
     for votes_FNC in aligned_KFNC:
-        for votes_NC, prior_C in zip(votes_FNC, prior_FC, strict=True):
+        for votes_NC, pool, prior_C in zip(votes_FNC, pool_FN, prior_FC, strict=True):
             votes_NC[pool] = base.align(votes_NC[pool], prior_C)
     return aligned_KFNC
 

@@ -145,9 +145,10 @@ class Controller:
         rows = experiment.labelled
         speakers = [experiment.speakers[row] for row in rows]
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
-        narrowed = select.narrow(learners, experiment.features, experiment.labels, self.folds, experiment.seed)
+        narrowed = select.narrow(learners, experiment.features, experiment.labels, self.folds)
         self.learners = {learner.name: learner for learner in narrowed}
         self.council = Council(experiment, self.folds, settings.mining, settings.ensemble)
+        self.folds = replace(self.folds, warnings=self.folds.warnings + self.council.pools[1])
         self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
         digest = self._digest(experiment)
         rounds, moved = open_rounds(run_dir, digest)
@@ -263,8 +264,13 @@ class Controller:
         for fold in range(self.folds.num_folds):
             clip = rows[self.folds.held_out != fold]
             own = pseudo.of(fold, index)
-            folds.append(TrainingRows(clip, self.experiment.labels[clip], own.clip, own.target, own.weight))
+            pool = self._pool(fold, own.clip) if spec.reads_pool(learner) else self.nothing.clip
+            folds.append(TrainingRows(clip, self.experiment.labels[clip], own.clip, own.target, own.weight, pool))
         return Trial(folder, learner, tuple(folds))
+
+    def _pool(self, fold: int, adopted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the clips that teach a fold without a label, those that it has adopted left out."""
+        return np.setdiff1d(np.flatnonzero(self.council.pools[0][fold]), adopted)
 
     def _select(self, number: int, heard: Mapping[str, Heard], trained_on: Adoptions) -> Adoptions:
         standing = self.nothing if self.settings.mining.relabel == "revisit" else trained_on

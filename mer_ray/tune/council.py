@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mer_ray.config import MiningConfig
 from mer_ray.evaluation.metrics import waf
 from mer_ray.learners.experiment import Experiment
-from mer_ray.learners.folds import Folds
+from mer_ray.learners.folds import Folds, share_pool
 from mer_ray.learners.learner import Predictions
 from mer_ray.mining.base import Context, Strategy
 from mer_ray.rounds import ensemble, guard, votes
@@ -76,6 +76,12 @@ class Council:
         """The class shares that each fold expects of the pool."""
         return votes.priors(self.mining.prior, self._truth, self.folds.held_out, self.experiment.class_names)
 
+    @cached_property
+    def pools(self) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+        """The clips that may teach each fold without a label, bool (F, N), and what is to be warned of."""
+        experiment = self.experiment
+        return share_pool(self.folds, experiment.labelled, experiment.speakers, experiment.pool)
+
     def hear(self, prediction: Predictions) -> Heard:
         """A learner's votes, tempered where the config asks for it."""
         by_fold, temperatures = prediction.probabilities_FNC, np.ones(self.folds.num_folds)
@@ -103,12 +109,12 @@ class Council:
     def select(self, strategy: Strategy, number: int, heard: Mapping[str, Heard], standing: Adoptions) -> Adoptions:
         """What a round's votes adopt, fold by fold; ``learner`` is the place in ``heard``."""
         votes_KFNC = np.stack([one.by_fold for one in heard.values()])
-        pool, seed = self.experiment.pool, self.experiment.seed
+        pool_FN, seed = self.pools[0], self.experiment.seed
         if self.mining.prior != "none":
-            votes_KFNC = votes.align_pool(votes_KFNC, pool, self.prior_FC).astype(np.float32)
+            votes_KFNC = votes.align_pool(votes_KFNC, pool_FN, self.prior_FC).astype(np.float32)
         weights = self.weights({name: one.votes for name, one in heard.items()})
         contexts = [Context(number, weights[fold], prior_C) for fold, prior_C in enumerate(self.prior_FC)]
-        chosen = adopt(strategy, votes_KFNC, pool, standing, contexts, how=self.mining.split, seed=seed)
+        chosen = adopt(strategy, votes_KFNC, pool_FN, standing, contexts, how=self.mining.split, seed=seed)
         return chosen.weighted(self.mining.weight)
 
     def compare(self, label: NDArray[np.int64], other: NDArray[np.int64]) -> guard.Comparison:

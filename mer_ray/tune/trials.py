@@ -18,6 +18,7 @@ from ray import tune
 
 from mer_ray import config as configs
 from mer_ray.config import FitConfig, LearnerConfig
+from mer_ray.learners import spec
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.learner import Predictions, fit_learners
@@ -46,13 +47,17 @@ class Trial:
 
     def digest(self, experiment_digest: str) -> str:
         """Of everything that the fitted learner depends on."""
-        rows = [
+        return configs.digest(
+            {"experiment": experiment_digest, "learner": self.learner.model_dump(mode="json"), "rows": self.rows}
+        )
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Digests of what each fold trains on."""
+        return [
             [hashlib.sha256(getattr(fold, field.name).tobytes()).hexdigest() for field in fields(fold)]
             for fold in self.folds
         ]
-        return configs.digest(
-            {"experiment": experiment_digest, "learner": self.learner.model_dump(mode="json"), "rows": rows}
-        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def run(
 ) -> tuple[dict[str, Predictions], dict[str, str]]:
     """Fit the trials that are not finished, as one Tune experiment, each retried once.
 
-    With GPUs learners of one shape are fitted as one batched program, which is done again whole when a part is missing.
+    Learners that are ``alike`` are fitted together, which is done again whole when a part is missing.
 
     Args:
         bench: what they share.
@@ -107,7 +112,7 @@ def run(
     if len(done) == len(trials):
         return done, {}
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    groups = alike(trials) if num_gpus else [[trial] for trial in trials]
+    groups = alike(trials, networks=num_gpus > 0)
     missing = [group for group in groups if any(trial.folder not in done for trial in group)]
     errors = _tune(bench, missing, num_gpus, on_done)
     done |= {trial.folder: made for trial in chain(*missing) if (made := bench.finished(trial)) is not None}
@@ -115,12 +120,22 @@ def run(
     return done, {folder: errors.get(folder, "left no result") for folder in failed}
 
 
-def alike(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """The trials in groups of learners that have the same features and fusion model."""
+def alike(trials: Sequence[Trial], *, networks: bool) -> list[list[Trial]]:
+    """The trials in groups of learners that are fitted together.
+
+    Args:
+        trials: of any learners.
+        networks: put those of the same features and fusion model into one batched program; on a CPU that gains nothing.
+            Others of one model share what they read where they learn from the same clips.
+    """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        shape = trial.learner.model_dump_json(include={"features", "fusion"})
-        groups.setdefault(shape, []).append(trial)
+        key = [trial.folder]
+        if trial.learner.model.name != spec.NETWORK:
+            key = [trial.learner.model.model_dump_json(), *chain(*trial.rows)]
+        elif networks:
+            key = [trial.learner.model_dump_json(include={"features", "fusion"})]
+        groups.setdefault(" ".join(key), []).append(trial)
     return list(groups.values())
 
 

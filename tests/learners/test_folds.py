@@ -123,3 +123,48 @@ def test_the_seed_decides(speakers):
 def test_fewer_than_two_clips_are_refused(labels):
     with pytest.raises(InputError, match="label more clips"):
         make(np.array(labels, dtype=np.int64))
+
+
+def pools(speakers, pool, labelled=12, labels=None):
+    rows = np.arange(labelled)
+    made = make(np.arange(labelled) % 2 if labels is None else labels, speakers[:labelled], num_folds=3)
+    return made, *folds.share_pool(made, rows, speakers, np.array(pool))
+
+
+def test_the_pool_of_a_fold_holds_no_clip_of_a_speaker_who_is_held_out_in_it():
+    speakers = [f"s{i % 6}" for i in range(12)] + [f"s{i % 8}" for i in range(28)]
+    made, pool_FN, warnings = pools(speakers, np.arange(40) >= 12)
+    assert made.grouped
+    assert warnings == ()
+    named = np.array(speakers)
+    for fold in range(made.num_folds):
+        held_out = set(named[:12][made.held_out == fold])
+        assert set(named[pool_FN[fold]]) == set(named) - held_out
+        assert not pool_FN[fold, :12].any()
+
+
+def test_clips_of_unknown_speakers_stay_in_every_pool_with_a_warning():
+    speakers = [f"s{i % 6}" for i in range(12)] + [None] * 4 + ["s0", "s1"]
+    _, pool_FN, (warning,) = pools(speakers, np.arange(18) >= 12)
+    assert pool_FN[:, 12:16].all()
+    assert (~pool_FN[:, 16]).sum() == 1
+    assert "the speakers of 4 clips are not known" in warning
+    assert "may be too kind" in warning
+
+
+def test_folds_that_are_not_grouped_are_warned_of_when_there_is_a_pool():
+    one = ["s"] * 20
+    made, pool_FN, (warning,) = pools(one, np.arange(20) >= 12)
+    assert not made.grouped
+    assert pool_FN[:, 12:].all()
+    assert "folds are not grouped by speaker: a fold's pool may" in warning
+    assert pools(one, np.zeros(20, dtype=bool))[2] == ()
+    assert "the speakers of 20 clips are not known" in pools([None] * 20, np.arange(20) >= 12)[2][0]
+
+
+def test_a_pool_that_is_emptied_is_said():
+    speakers = [f"s{i % 6}" for i in range(12)] + ["s2"] * 5
+    made, pool_FN, (warning,) = pools(speakers, np.arange(17) >= 12)
+    fold = made.held_out[2]
+    assert pool_FN.any(axis=1).tolist() == [f != fold for f in range(made.num_folds)]
+    assert f"fold {fold} has no pool" in warning

@@ -17,7 +17,7 @@ def made(num_clips=90, seed=0):
 def test_a_layer_is_scored_where_its_model_was_not_fitted():
     labels, telling, _ = made()
     cut = folds.make(labels, [None] * 90, 5, 0)
-    score = probe.score_layer(7, telling, labels, cut, 10.0, 0)
+    score = probe.score_layer(7, telling, labels, cut, 10.0)
     predicted = np.empty(90, np.int64)
     for fold in range(5):
         test = cut.held_out == fold
@@ -35,7 +35,7 @@ def test_a_layer_is_scored_where_its_model_was_not_fitted():
 def test_a_layer_that_knows_the_class_beats_one_that_does_not():
     labels, telling, noise = made()
     cut = folds.make(labels, [None] * 90, 5, 0)
-    scores = tuple(probe.score_layer(i, v, labels, cut, 10.0, 0) for i, v in enumerate([noise, telling]))
+    scores = tuple(probe.score_layer(i, v, labels, cut, 10.0) for i, v in enumerate([noise, telling]))
     assert scores[0].mean < 0.55
     assert scores[1].mean > 0.9
     assert probe.best(scores).layer == 1
@@ -61,5 +61,10 @@ def test_of_two_alike_the_lower_layer_is_best():
 def test_a_fold_with_one_class_left_predicts_that_class():
     labels = np.array([0, 0, 0, 1])
     cut = folds.Folds(np.array([0, 0, 1, 1]), 2, grouped=False)
-    score = probe.score_layer(0, np.eye(4), labels, cut, 10.0, 0)
+    score = probe.score_layer(0, np.eye(4), labels, cut, 10.0)
     assert score.fold_waf[1] == pytest.approx(metrics.waf(np.array([0, 1]), np.array([0, 0])))
+
+
+def test_a_fold_with_nothing_to_be_fitted_on_says_so():
+    cut = folds.Folds(np.zeros(4, dtype=np.int64), 2, grouped=False)
+    assert probe.predict(np.eye(4), np.arange(4) % 2, cut, 10.0).tolist() == [-1] * 4

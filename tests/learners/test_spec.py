@@ -123,3 +123,37 @@ def test_the_fusion_config_has_the_data_the_fit_and_before_them_the_learners_own
     assert config.dims == (4, 6)
     assert config.num_classes == 3
     assert (config.hidden, config.dropout, config.modality_dropout) == (9, 0.1, 0.2)
+
+
+def classifier(name="lda_em", features=("voice",), **options):
+    return LearnerConfig(name="one", features=list(features), model=PluginConfig(name=name, options=options))
+
+
+def test_a_learner_may_be_a_classifier_and_its_config_has_the_data():
+    own = [classifier(features=("words", "voice"), shrink=0.3)]
+    assert resolve(own) == own
+    config = spec.classifier_config(own[0], clips()[0], 3, 5)
+    assert (config.dims, config.num_classes, config.num_folds, config.shrink) == ((4, 6), 3, 5, 0.3)
+    assert [spec.reads_pool(one) for one in (own[0], classifier("linear"), learner())] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (classifier("lda"), "learner one: no model 'lda'.*did you mean 'lda_em'"),
+        (classifier(shrnk=0.1), "shrnk.*did you mean 'shrink'"),
+        (classifier(shrink=2), "lda_em.shrink"),
+        (classifier(dims=(3,)), "told by the data"),
+        (classifier("fusion", hidden=3), "model fusion has no options.*hidden"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_there_are_features(given, message):
+    with pytest.raises(ConfigError, match=message):
+        spec.check([given], FIT)
+
+
+def test_valence_needs_a_network():
+    asked = FIT.model_copy(update={"valence": 1.0})
+    with pytest.raises(ConfigError, match="no learner is of model fusion"):
+        spec.check([classifier(), classifier("linear")], asked)
+    spec.check([classifier(), learner()], asked)

@@ -90,7 +90,7 @@ def test_the_nearest_are_those_of_the_best_learner_that_sees_the_clip(explained)
         seen = own.present.any(axis=1)
         rows, among = np.flatnonzero(seen & (first_seen < 0)), labelled[seen[labelled]]
         first_seen[rows] = place
-        model = copy.deepcopy(learner.models[0])
+        model = copy.deepcopy(learner.model.models[0])
         model.fusion.classify[-1] = nn.Identity()
         raw = [torch.from_numpy(np.nan_to_num(f.values)) for f in own.features]
         with torch.no_grad():

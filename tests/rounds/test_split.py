@@ -29,7 +29,7 @@ def rows_of(adoptions):
 def run(strategy, votes_KFNC, pool=POOL, earlier=None, round_number=2, seed=7, how="even"):
     earlier = Adoptions.none(3) if earlier is None else earlier
     contexts = [Context.even(4, 3, round_number)] * 3
-    return adopt(strategy, votes_KFNC, pool, earlier, contexts, how=how, seed=seed)
+    return adopt(strategy, votes_KFNC, np.broadcast_to(pool, (3, 40)), earlier, contexts, how=how, seed=seed)
 
 
 def some(fold, clip, label, learner=None):
@@ -80,6 +80,14 @@ def test_a_clip_adopted_earlier_has_left_the_pool_of_its_fold_only(strategy, vot
     assert second.fold[second.clip == clip].tolist() == [0, 2]
     again = run(strategy, votes_KFNC, earlier=first)
     assert len(again) == 0
+
+
+def test_each_fold_adopts_from_its_own_pool_alone(strategy, votes_KFNC):
+    pools = np.stack([POOL, POOL & (np.arange(40) % 2 == 0), np.zeros(40, dtype=bool)])
+    adopted = run(strategy, votes_KFNC, pool=pools)
+    assert (adopted.clip[adopted.fold == 1] % 2 == 0).all()
+    assert (adopted.clip[adopted.fold == 0] % 2 == 1).any()
+    assert set(adopted.fold.tolist()) == {0, 1}
 
 
 def test_no_pool_gives_no_adoption(strategy, votes_KFNC):

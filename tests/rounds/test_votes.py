@@ -83,16 +83,21 @@ def test_aligned_votes_have_the_shares_expected_over_the_pool_and_others_stay():
     skewed = oof ** np.array([1.0, 0.5, 2.0])
     skewed /= skewed.sum(axis=1, keepdims=True)
     pool = np.arange(4000) >= 50
+    pools = np.stack([pool, pool])
     given = np.stack([np.stack([skewed, oof])])
     given[0, 0, 100] = np.nan
     priors = np.array([[0.2, 0.3, 0.5], [1 / 3] * 3])
-    aligned = votes.align_pool(given, pool, priors)
+    aligned = votes.align_pool(given, pools, priors)
     shares = np.nanmean(aligned[0, :, pool], axis=0)
     before = np.nanmean(given[0, :, pool], axis=0)
     assert (np.abs(shares - priors).sum(axis=1) < 0.6 * np.abs(before - priors).sum(axis=1)).all()
     np.testing.assert_array_equal(aligned[..., ~pool, :], given[..., ~pool, :])
     assert np.isnan(aligned[0, 0, 100]).all()
     np.testing.assert_allclose(np.nansum(aligned[0, 0, pool], axis=1)[:50], 1)
+    pools[1] &= np.arange(4000) < 2000
+    apart = votes.align_pool(given, pools, priors)
+    np.testing.assert_array_equal(apart[0, 0], aligned[0, 0])
+    np.testing.assert_array_equal(apart[0, 1, 2000:], given[0, 1, 2000:])
 
 
 def test_a_handful_of_clips_is_hardly_moved():

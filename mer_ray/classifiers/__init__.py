@@ -1,0 +1,1 @@
+"""Classifiers fitted by algebra instead of by epochs, for few labels: one file per plug-in."""
