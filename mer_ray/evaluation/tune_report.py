@@ -33,13 +33,15 @@ class TriedTrial:
     """One trial.
 
     Attributes:
-        number: in the order of the suggestions.
+        number: in the order of the suggestions; 0 is the config as given.
         values: by key; keys that its strategy does not have are missing.
         rounds: out-of-fold WAF of what mining had come to after each round.
         state: ``done``, ``stopped`` or ``failed``.
         objective: the last of ``rounds``; None of a failed one.
         seconds: that it took.
         reason: why it failed.
+        gain: what it gains on trial 0 out of fold, in WAF; None where the two are not compared.
+        noise: standard error of the gain, paired over folds.
     """
 
     number: int
@@ -49,6 +51,8 @@ class TriedTrial:
     objective: float | None
     seconds: float
     reason: str = ""
+    gain: float | None = None
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def _parallel(data: TuneReport, ranked: Sequence[TriedTrial]) -> Markup:
         Trace(
             f"trial {trial.number}, {trial.state}: {percent(trial.objective)}",
             ACCENT if trial.number == data.best else 2 if trial.number in first else MUTED,
-            strong=trial.number in first,
+            strong=trial.number in (data.best, *first),
         )
         for trial in shown
     ]
@@ -126,7 +130,15 @@ def _parallel(data: TuneReport, ranked: Sequence[TriedTrial]) -> Markup:
 def _axis(key: Searchable, values: Sequence[Any]) -> Axis:
     ends = key.choices or (key.low, key.high)
     ticks = [(_place(key, end), show(end)) for end in ends]
-    return Axis(key.key, [None if value is None else _place(key, value) for value in values], ticks)
+    places = [_place(key, value) if _lies(key, value) else None for value in values]
+    return Axis(key.key, places, ticks)
+
+
+def _lies(key: Searchable, value: Any) -> bool:  # noqa: ANN401 - what a key takes
+    """Whether a value is on its axis: a trial may lack the key, and the config as given may lie outside."""
+    if key.choices:
+        return value in key.choices
+    return value is not None and key.low <= value <= key.high
 
 
 def _place(key: Searchable, value: Any) -> float:  # noqa: ANN401 - what a key takes

@@ -20,7 +20,7 @@ from mer_ray.config import MineConfig, TuneConfig
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.evaluation import tune_report
-from mer_ray.evaluation.page import percent
+from mer_ray.evaluation.page import percent, points
 from mer_ray.evaluation.tune_report import Searchable, TriedTrial, TuneReport
 from mer_ray.learners.experiment import Experiment
 from mer_ray.pipelines import estimate, features, mine, results, source, speech
@@ -79,7 +79,7 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
     _write(searched, settings, brought, experiment, run_dir)
     _show(console, searched)
     console.print(
-        f"mine with the best: .venv/bin/python jobs/mine.py --config {run_dir.path(BEST)}\n"
+        f"mine with it: .venv/bin/python jobs/mine.py --config {run_dir.path(BEST)}\n"
         f"report: {run_dir.path('tune.html')}",
         soft_wrap=True,
     )
@@ -143,6 +143,7 @@ def trials_table(searched: Searched) -> pa.Table:
             "trial": trial.number,
             "state": trial.state,
             "oof_waf": trial.objective,
+            **dict(zip(("gain", "noise"), _gain(searched, trial.number), strict=True)),
             "rounds": len(trial.steps),
             "seconds": trial.seconds,
             "reason": trial.reason,
@@ -160,6 +161,20 @@ def trials_table(searched: Searched) -> pa.Table:
     return pa.table(columns)
 
 
+def _gain(searched: Searched, number: int) -> tuple[float | None, float | None]:
+    """What a trial gains on trial 0, and the noise of that; None where they are not compared."""
+    compared = searched.compared.get(number)
+    return (None, None) if compared is None else (compared.gain, compared.noise)
+
+
+def _standing(searched: Searched) -> str:
+    """Why the best is taken."""
+    if searched.best.number == 0:
+        return "the config as given, which none surpassed by more than its noise"
+    gain, noise = _gain(searched, searched.best.number)
+    return "the highest, since trial 0 failed" if gain is None else f"{gain:.4f} ± {noise:.4f} above trial 0"
+
+
 def _write(searched: Searched, settings: TuneConfig, brought: Brought, experiment: Experiment, run_dir: Store) -> None:
     table = trials_table(searched)
     run_dir.write("trials.parquet", results.to_parquet(table))
@@ -167,7 +182,8 @@ def _write(searched: Searched, settings: TuneConfig, brought: Brought, experimen
     pyarrow.csv.write_csv(table, sink)
     run_dir.write("trials.csv", sink.getvalue().to_pybytes())
     best = searched.best
-    told = f"# Trial {best.number} of {len(searched.trials)}: out-of-fold WAF {best.objective:.4f} after mining.\n"
+    told = f"# Trial {best.number} of {len(searched.trials)}, {_standing(searched)}: "
+    told += f"out-of-fold WAF {best.objective:.4f} after mining.\n"
     tree = best_config(searched, settings).model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     run_dir.write(BEST, (told + text).encode())
@@ -197,6 +213,8 @@ def _report(
                 rounds=tuple(step.objective for step in trial.steps),
                 state=trial.state,
                 objective=trial.objective,
+                gain=_gain(searched, trial.number)[0],
+                noise=_gain(searched, trial.number)[1],
                 seconds=trial.seconds,
                 reason=trial.reason,
             )
@@ -211,10 +229,13 @@ def _report(
 
 
 def _show(console: Console, searched: Searched) -> None:
-    grid = Table("trial", "WAF out of fold", "rounds", "state", "values", title="Trials, best first")
+    grid = Table("trial", "WAF out of fold", "gain", "rounds", "state", "values", title="Trials, best first")
     grid.columns[-1].overflow = "fold"
     ranked = sorted(searched.trials, key=lambda one: (one.state != "done", -(one.objective or 0.0), one.number))
     for trial in ranked[:_MOST_ROWS]:
         values = " ".join(f"{key}={tune_report.show(value)}" for key, value in trial.values.items())
-        grid.add_row(str(trial.number), percent(trial.objective), str(len(trial.steps)), trial.state, values)
+        gain, noise = _gain(searched, trial.number)
+        told = points(gain) if noise is None else f"{points(gain)} ± {percent(noise)}"
+        grid.add_row(str(trial.number), percent(trial.objective), told, str(len(trial.steps)), trial.state, values)
     console.print(grid)
+    console.print(f"taken: trial {searched.best.number}, {_standing(searched)}")

@@ -1,20 +1,28 @@
-"""The ``trials/`` of a search's run directory: what was tried, and what came of it, one folder per trial."""
+"""The ``trials/`` of a search's run directory, and what came of each trial as the journal in it tells."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from mer_ray import config as configs
+from optuna.trial import FrozenTrial, TrialState
+
 from mer_ray.data.storage import Store
 
 TRIALS = "trials"
+REASON = "reason"
+OOF = "oof"
+"""What a trial tells with its last step when it is mined to its end: see ``Tried.oof``."""
 _SEARCH = "search.json"
-_TRIAL = "trial.json"
 
 State = Literal["running", "done", "stopped", "failed"]
+_STATES: Mapping[TrialState, State] = {
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 
 
 @dataclass(frozen=True)
@@ -41,22 +49,22 @@ class Tried:
     """One trial of a search.
 
     Attributes:
-        number: counted from 0, in the order in which they were suggested.
+        number: counted from 0, in the order in which they were suggested; 0 is the config as given.
         values: by key of the config.
-        known: the trials whose objective the suggestion was made from.
         steps: one per round.
         state: ``running``, ``done`` (mined to its end), ``stopped`` (behind at a rung), ``failed``.
         reason: why it failed.
         seconds: of its last start.
+        oof: of a trial that is done, the class that it predicts of each labelled clip out of fold.
     """
 
     number: int
     values: Mapping[str, Any]
-    known: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     state: State = "running"
     reason: str = ""
     seconds: float = 0.0
+    oof: tuple[int, ...] = ()
 
     @property
     def objective(self) -> float | None:
@@ -73,25 +81,19 @@ def folder_of(number: int) -> str:
     return f"{number:04d}"
 
 
-def save(trials: Store, trial: Tried) -> None:
-    """Write a trial's ``trial.json``, with a checksum."""
-    told = asdict(trial)
-    told["sha256"] = configs.digest(told)
-    trials.write(f"{folder_of(trial.number)}/{_TRIAL}", json.dumps(told, indent=1, ensure_ascii=False).encode())
-
-
-def load(trials: Store) -> list[Tried]:
-    """The trials of a search in order, up to the first that is missing or damaged."""
-    found: list[Tried] = []
-    while True:
-        try:
-            told = json.loads(trials.read(f"{folder_of(len(found))}/{_TRIAL}"))
-            if told.pop("sha256") != configs.digest(told) or told["number"] != len(found):
-                return found
-            steps = tuple(Step(**step) for step in told.pop("steps"))
-            found.append(Tried(**{**told, "known": tuple(told["known"]), "steps": steps}))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return found
+def read(trial: FrozenTrial, given: Mapping[str, Any]) -> Tried:
+    """A trial as the journal has it; ``given`` are the values of the config, which trial 0 has."""
+    noted = trial.user_attrs
+    rounds = [noted[str(number)] for number in sorted(trial.intermediate_values) if str(number) in noted]
+    return Tried(
+        number=trial.number,
+        values=dict(trial.params if trial.number else given),
+        steps=tuple(Step(**one["step"]) for one in rounds),
+        state=_STATES.get(trial.state, "running"),
+        reason=noted.get(REASON, ""),
+        seconds=rounds[-1]["seconds"] if rounds else 0.0,
+        oof=tuple(int(label) for label in noted.get(OOF, "").split()),
+    )
 
 
 def open_trials(run_dir: Store, digest: str) -> tuple[Store, str | None]:

@@ -1,9 +1,10 @@
 """The search: Optuna suggests (TPE), whole runs of the mining loop are the trials, ASHA stops those that fall behind.
 
 A trial tells its out-of-fold WAF after every round, which are ASHA's rungs; no label of a test clip is read. What was
-tried is known by the artifacts in ``trials/``, not by Tune's state: a search that is started again asks Optuna for the
-same suggestions from the same objectives, gives ASHA what finished trials had told, and goes on with the trials cut
-short, each of which has its own finished learners. So, with one trial at a time, it ends as an undisturbed one does.
+tried is known by the study's journal in ``trials/``, not by Tune's state: a search that is started again gives ASHA
+what finished trials had told, and goes on with the trials cut short, each of which has its own finished learners. A
+suggestion depends on the seed and the trials that have ended. So, with one trial at a time, it ends as an undisturbed
+one does.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import LearnerError
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.learner import Predictions
-from mer_ray.tune import identity, record, space
+from mer_ray.rounds.guard import Comparison
+from mer_ray.tune import choice, identity, record, space
 from mer_ray.tune.controller import Controller
-from mer_ray.tune.record import Step, Tried, folder_of
-from mer_ray.tune.recorder import MINED, OBJECTIVE, OnChange, Recorder
+from mer_ray.tune.record import OOF, Step, Tried, folder_of
+from mer_ray.tune.recorder import OBJECTIVE, OnChange, OnError, Recorder
 from mer_ray.tune.space import Space
-from mer_ray.tune.trials import QUIET, Bench, Trial, cause
+from mer_ray.tune.study import Suggestions
+from mer_ray.tune.trials import QUIET, Bench, Trial
 
 _ATTEMPTS = 2
+_RUNG = "rung"
 
 OnEvent = Callable[..., None]
 
@@ -44,12 +48,14 @@ class Searched:
     Attributes:
         space: what was varied.
         trials: in order of their numbers.
-        best: the trial mined to its end of the highest objective, the first of equals.
+        best: see ``choice.best``.
+        compared: each trial mined to its end with trial 0, by its number.
     """
 
     space: Space
     trials: tuple[Tried, ...]
     best: Tried
+    compared: Mapping[int, Comparison]
 
 
 def run(
@@ -86,19 +92,19 @@ def run(
                 "trial_done", trial=trial.number, state=trial.state, oof_waf=trial.objective, rounds=len(trial.steps)
             )
 
-    recorder = Recorder(varied, seed, store, told)
-    left = settings.search.num_trials - sum(trial.state != "running" for trial in recorder.trials)
+    recorder = Recorder(Suggestions(store, seed, varied, varied.given(settings)), store, told)
+    left = settings.search.num_trials - sum(trial.state != "running" for trial in recorder.tried)
     if left > 0:
         _tune(experiment, settings, recorder, left)
-    trials = tuple(recorder.trials)
-    done = [trial for trial in trials if trial.state == "done"]
-    if not done:
+    trials = tuple(recorder.tried)
+    if not any(trial.state == "done" for trial in trials):
         reasons = "; ".join(f"trial {trial.number}: {trial.reason}" for trial in trials if trial.reason)
         raise LearnerError(
             f"none of {len(trials)} trials came to its end ({reasons or 'no reason is known'}); "
             f"mend it, delete {store} and give the same command again"
         )
-    return Searched(varied, trials, max(done, key=lambda trial: (trial.objective, -trial.number)))
+    compared = choice.compare(experiment, settings.fit.folds, trials)
+    return Searched(varied, trials, choice.best(trials, compared), compared)
 
 
 class _InTrouble(tune.Stopper):  # type: ignore[misc]  # Ray has no types
@@ -144,7 +150,7 @@ def _tune(experiment: Experiment, settings: TuneConfig, recorder: Recorder, num_
             tune.with_resources(work, {"cpu": search.cpus, "gpu": search.gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=recorder,
-                scheduler=_halving(settings, recorder.trials),
+                scheduler=_halving(settings, recorder.tried),
                 num_samples=num_trials,
                 max_concurrent_trials=search.concurrent,
                 reuse_actors=True,
@@ -154,21 +160,30 @@ def _tune(experiment: Experiment, settings: TuneConfig, recorder: Recorder, num_
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
                 stop=_InTrouble(recorder),
+                callbacks=[OnError(recorder)],
             ),
         )
-        for result in tuner.fit():
-            if result.error is not None:
-                recorder.fail(result.config["number"], cause(result.error))
+        tuner.fit()
         if recorder.trouble is not None:
             raise recorder.trouble
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+class _Halving(ASHAScheduler):  # type: ignore[misc]  # Ray has no types
+    """ASHA over the rounds; trial 0, which the others are compared with, is mined to its end."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:  # noqa: ANN401
+        """See ``ASHAScheduler``."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return str(decision if trial.config["number"] or OOF in result else self.CONTINUE)
+
+
 def _halving(settings: TuneConfig, trials: Sequence[Tried]) -> ASHAScheduler:
-    """ASHA over the rounds, told what the trials that have ended told at their rungs."""
+    """ASHA, told what the trials that have ended told at their rungs."""
     most = settings.mining.rounds + 1
-    scheduler = ASHAScheduler(
+    scheduler = _Halving(
+        time_attr=_RUNG,
         metric=OBJECTIVE,
         mode="max",
         max_t=most,
@@ -177,31 +192,31 @@ def _halving(settings: TuneConfig, trials: Sequence[Tried]) -> ASHAScheduler:
     )
     for trial in trials:
         if trial.state != "running":
-            known = SimpleNamespace(trial_id=folder_of(trial.number))
+            known = SimpleNamespace(trial_id=folder_of(trial.number), config={"number": trial.number})
             scheduler.on_trial_add(None, known)
             for step in trial.steps:
-                scheduler.on_trial_result(
-                    None, known, {"training_iteration": step.round + 1, OBJECTIVE: step.objective}
-                )
+                scheduler.on_trial_result(None, known, {_RUNG: step.round + 1, OBJECTIVE: step.objective})
     return scheduler
 
 
 def _work(config: dict[str, Any], experiment: Experiment, settings: TuneConfig, trials: Store) -> None:
-    """One trial: the whole mining loop, telling its objective after each round."""
-    folder = trials / folder_of(config["number"])
+    """One trial: the whole mining loop, telling its objective after each round; with the last what it predicts."""
     objective = float("nan")
+    last: dict[str, Any] = {}
 
     def tell(kind: str, **fields: Any) -> None:  # noqa: ANN401 - what the controller tells
-        nonlocal objective
+        nonlocal objective, last
+        if kind == "round_started" and last:
+            tune.report(last)
         if kind == "round_done":
             objective = fields["oof_waf"] if fields["kept"] else objective
-            told = {name: fields[name] for name in ("round", "oof_waf", "selected", "kept")}
-            if fields["round"] == settings.mining.rounds:
-                folder.write(MINED, b"{}")  # ASHA ends the last round's trial before the loop returns
-            tune.report({**told, OBJECTIVE: objective})
+            step = {name: fields[name] for name in ("round", "oof_waf", "selected", "kept")}
+            last = {**step, OBJECTIVE: objective, _RUNG: step["round"] + 1}
 
-    Controller(experiment, space.apply(settings, config["values"]), folder, on_event=tell, fit=fit_here).mine()
-    folder.write(MINED, b"{}")
+    chosen = space.apply(settings, config["values"])
+    mined = Controller(experiment, chosen, trials / folder_of(config["number"]), on_event=tell, fit=fit_here).mine()
+    label = mined.last.mean.label[experiment.labelled]
+    tune.report({**last, OOF: " ".join(map(str, label.tolist()))})
 
 
 def _digest(experiment: Experiment, settings: TuneConfig, varied: Space) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol, TypeGuard
 
 from pydantic import ValidationError
@@ -18,18 +19,12 @@ _SAME_FOR_ALL = ("fit.folds", "mining.rounds", "mining.include_test", "mining.on
 _SPAN = {"low", "high", "log"}
 
 DEFAULT: Mapping[str, Any] = {
-    "fit.learning_rate": {"low": 5e-4, "high": 2e-2, "log": True},
-    "fit.hidden": [64, 128, 256],
     "fit.dropout": [0.0, 0.6],
     "fit.modality_dropout": [0.0, 0.6],
-    "mining.strategy": ["vote", "topk", "vote_topk", "soft"],
-    "mining.calibrate": [False, True],
     "mining.options.min_share": [0.5, 1.0],
     "mining.options.min_agree": 1,
     "mining.options.min_probability": [0.0, 0.9],
-    "mining.options.share": [0.2, 1.0],
-    "mining.options.k": [None, 10, 30, 100],
-    "mining.options.temperature": [0.3, 1.0],
+    "mining.options.k": {"low": 5, "high": 100, "log": True},
 }
 """What is searched unless the config says otherwise, key by key."""
 
@@ -72,6 +67,13 @@ class Dimension:
             return trial.suggest_int(self.key, self.low, self.high, log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
+    def holds(self, value: Any) -> bool:  # noqa: ANN401 - whatever the key takes
+        """Whether a value may be drawn."""
+        if self.choices:
+            return value in self.choices
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        return _is_number(value) and self.low <= value <= self.high and (isinstance(value, int) or not whole)
+
     @property
     def ends(self) -> tuple[Any, ...]:
         """Every choice, or both ends of the span."""
@@ -97,6 +99,16 @@ class Space:
             if _applies(dimension.key, strategy):
                 value = dimension.draw(trial)
                 strategy = value if dimension.key == STRATEGY else strategy
+
+    def given(self, settings: MineConfig) -> dict[str, Any]:
+        """The value that a config has of every dimension that applies to its own strategy."""
+        tree, strategy = settings.model_dump(), settings.mining.strategy
+        return {one.key: _value(tree, one.key, strategy) for one in self.dimensions if _applies(one.key, strategy)}
+
+    def holding(self, given: Mapping[str, Any]) -> Space:
+        """The dimensions that the values of a config lie in."""
+        own = tuple(one for one in self.dimensions if one.key in given and one.holds(given[one.key]))
+        return Space(own, self.strategy)
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -137,6 +149,7 @@ def apply(settings: MineConfig, values: Mapping[str, Any]) -> MineConfig:
     """The config of one trial: ``settings`` with ``values`` by dotted keys.
 
     Options of the strategy that a trial's own strategy does not have are left out; those among ``values`` must fit.
+    What holds without being said stays unsaid: with its own values a config is as it was.
 
     Raises:
         ConfigError: a key is unknown, or does not take its value.
@@ -148,6 +161,8 @@ def apply(settings: MineConfig, values: Mapping[str, Any]) -> MineConfig:
     options = tree["mining"]["options"]
     tree["mining"]["options"] = {key: value for key, value in options.items() if key in fields}
     for key, value in values.items():
+        if key.startswith(_OPTIONS) and _applies(key, strategy) and _value(tree, key, strategy) == value:
+            continue
         *parents, last = key.split(".")
         node = tree
         for parent in parents:
@@ -159,6 +174,15 @@ def apply(settings: MineConfig, values: Mapping[str, Any]) -> MineConfig:
         raise ConfigError("search.space: " + "; ".join(registry.explain(error, MineConfig, ""))) from error
     registry.configure("mining", strategy, made.mining.options)
     return made
+
+
+def _value(tree: Mapping[str, Any], key: str, strategy: str) -> Any:  # noqa: ANN401 - whatever the key takes
+    """What a config has of a key; an option that it does not name, by the default of the strategy."""
+    if key.startswith(_OPTIONS):
+        name = key.removeprefix(_OPTIONS)
+        field = registry.find("mining", strategy).Config.model_fields[name]
+        return tree["mining"]["options"].get(name, field.get_default(call_default_factory=True))
+    return reduce(lambda node, part: node[part], key.split("."), tree)
 
 
 def _applies(key: str, strategy: str) -> bool:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -68,6 +69,11 @@ class Bench:
     fit: FitConfig
     rounds: Rounds
     digest: str
+
+    @cached_property
+    def reference(self) -> ray.ObjectRef:
+        """The bench in Ray's object store, put there once: Tune lets go of nothing that is given to it."""
+        return ray.put(self)
 
     def finished(self, trial: Trial) -> Predictions | None:
         """The predictions of a trial that is finished, else None."""
@@ -166,7 +172,8 @@ def _tune(
     try:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(_trainable, bench=bench, groups=list(groups)), _share(num_gpus, len(groups))
+                tune.with_parameters(_trainable, bench=bench.reference, groups=list(groups)),
+                _share(num_gpus, len(groups)),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
             tune_config=tune.TuneConfig(reuse_actors=True),

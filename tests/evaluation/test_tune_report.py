@@ -13,7 +13,14 @@ KEYS = (
 TRIALS = (
     TriedTrial(0, {"mining.strategy": "vote", "fit.learning_rate": 1e-3}, (0.5, 0.55), "done", 0.55, 2.0),
     TriedTrial(
-        1, {"mining.strategy": "topk", "fit.learning_rate": 1e-2, "mining.options.k": 15}, (0.6, 0.7), "done", 0.7, 3.0
+        1,
+        {"mining.strategy": "topk", "fit.learning_rate": 1e-2, "mining.options.k": 15},
+        (0.6, 0.7),
+        "done",
+        0.7,
+        3.0,
+        gain=0.15,
+        noise=0.04,
     ),
     TriedTrial(2, {"mining.strategy": "vote", "fit.learning_rate": 1e-4}, (0.75,), "stopped", 0.75, 1.0),
     TriedTrial(3, {"mining.strategy": "vote", "fit.learning_rate": 5e-3}, (), "failed", None, 0.5, "<b>broke</b>"),
@@ -57,12 +64,25 @@ def test_every_trial_crosses_the_axes_where_its_values_lie():
 
 
 def test_the_page_names_the_best_trial_and_ranks_the_others():
-    assert "Of 4 trials, number 1 mines best: weighted F1 70.0 out of fold, +10.0 points" in PAGE
+    taken = "Of 4 trials, number 1 is taken: weighted F1 70.0 out of fold, +15.0 ± 4.0 points from the config as given"
+    assert f"{taken}, +10.0 points from its own labelled clips alone" in PAGE
+    assert "<td>+15.0 ± 4.0</td>" in PAGE
     assert "runs/tune/best.yaml" in PAGE
     rows = re.findall(r'<th scope="row">(\d)', PAGE)
     assert rows == ["1", "0", "2", "3"], "a trial that was stopped is no candidate"
     assert "one at a time" in PAGE
     assert "depends on the order" in tune_report.render(replace(DATA, concurrent=4))
+
+
+def test_where_no_trial_gains_enough_the_page_says_that_the_config_is_taken():
+    page = tune_report.render(replace(DATA, best=0))
+    assert "None of 4 trials gains more than its noise on the config as given, which is taken" in page
+
+
+def test_a_value_of_the_config_that_is_not_searched_breaks_its_line():
+    odd = replace(TRIALS[0], values={"mining.strategy": "other", "fit.learning_rate": 1.0, "mining.options.k": None})
+    page = tune_report.render(replace(DATA, trials=(odd, *TRIALS[1:])))
+    assert "trial 0, done: 55.0" in page
 
 
 def test_text_is_escaped_and_nothing_is_fetched():

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_stages import LengthStage
+from optuna.storages import JournalStorage
 
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
@@ -22,6 +24,7 @@ from mer_ray.errors import CorruptPartError, StorageError
 from mer_ray.pretrained import weights
 from mer_ray.pretrained.weights import Weights
 from mer_ray.rounds.state import open_rounds
+from mer_ray.tune.journal import StoreJournal
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 TESTS = Path(__file__).parent.parent
@@ -92,6 +95,25 @@ def test_an_opened_object_reads_any_range(store):
         file.seek(3)
         assert file.read() == bytes(range(3, 100))
         assert file.read(5) == b""
+
+
+def test_the_journal_of_a_search_is_kept_read_and_mended(store):
+    def study():
+        storage = JournalStorage(StoreJournal(store))
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        return optuna.create_study(storage=storage, study_name="s", sampler=sampler, load_if_exists=True)
+
+    study().optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    before = study().trials
+    assert [trial.value for trial in before] == [trial.params["x"] for trial in before]
+    trial = study().ask()
+    last = store.files()[-1]
+    store.write(last, store.read(last)[:20])
+    assert [one.number for one in study().trials] == [0, 1], "the entry of the third trial was damaged"
+    assert len(store.files("damaged")) == 1
+    again = study().ask()
+    assert again.number == trial.number
+    assert study().trials[:2] == before
 
 
 def test_a_missing_bucket_is_a_storage_error(bucket):

@@ -24,6 +24,7 @@ ARGUMENTS = (
     "fit.folds=2",
     "fit.standardise=fold",
     "mining.rounds=1",
+    "fit.hidden=16",
     "search.num_trials=3",
     "search.space.fit.hidden=[8, 16, 32]",
     "search.space.fit.dropout=null",
@@ -64,9 +65,13 @@ def test_the_trials_are_a_table_a_page_and_a_few_lines(finished, best):
     assert set(table["fit.hidden"]) <= {8, 16, 32}
     csv = pd.read_csv(folder / "trials.csv")
     assert csv["oof_waf"].tolist() == pytest.approx(table["oof_waf"].tolist())
-    finest = table[table["state"] == "done"].sort_values("oof_waf").iloc[-1]
-    assert best["fit"]["hidden"] == finest["fit.hidden"]
-    assert f"weighted F1 {100 * finest['oof_waf']:.1f} out of fold" in (folder / "tune.html").read_text()
+    assert table["fit.hidden"][0] == 16, "trial 0 is the config as given"
+    assert table["gain"].isna().tolist() == (table["state"].ne("done") | table["trial"].eq(0)).tolist()
+    gained = table[table["gain"] > table["noise"]].sort_values("oof_waf")
+    taken = table.iloc[0] if gained.empty else gained.iloc[-1]
+    assert best["fit"]["hidden"] == taken["fit.hidden"]
+    assert f"taken: trial {taken['trial']}" in re.sub(r"\s+", " ", done.stdout)
+    assert f"weighted F1 {100 * taken['oof_waf']:.1f} out of fold" in (folder / "tune.html").read_text()
     assert str(folder / "best.yaml") in done.stdout
     assert len(list(folder.glob("tensorboard/*/events.*"))) == 3
 
@@ -77,16 +82,18 @@ def test_the_best_config_is_one_that_mining_takes_and_comes_to_the_same_with(fin
     again = made_job.here("mine", "--config", "runs/search/best.yaml", cwd=root)
     assert again.returncode == 0, again.stderr
     rounds = json.loads((root / "runs/search-best/metrics.json").read_text())["rounds"]
-    objective = pq.read_table(root / "runs/search/trials.parquet").to_pandas().query("state == 'done'")["oof_waf"].max()
+    number = int(re.match(r"# Trial (\d+) of 3", (root / "runs/search/best.yaml").read_text()).group(1))
+    objective = pq.read_table(root / "runs/search/trials.parquet").to_pandas()["oof_waf"][number]
     assert [one["oof_waf"] for one in rounds if one["kept"]][-1] == objective
 
 
 def test_the_same_command_again_tries_nothing(finished, best):
     root, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/*/trial.json")}
+    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/journal/*")}
+    assert before
     again = made_job.here("tune", *ARGUMENTS, cwd=root, on_ray=True)
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/*/trial.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/search/trials/journal/*")} == before
     assert yaml.safe_load((root / "runs/search/best.yaml").read_text()) == best
 
 

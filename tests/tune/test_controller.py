@@ -9,6 +9,7 @@ import made_experiment as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 from made_experiment import CLASSES
 from made_mining import LEARNERS, artifacts, brief, mine, same
 
@@ -224,6 +225,16 @@ def test_the_guard_drops_a_round_that_made_the_learners_worse(tmp_path, here):
     tolerant = mine(tmp_path / "more", experiment, made.settings(rounds=1, guard=True, guard_tolerance=1.0), lie)
     assert [one.kept for one in tolerant.mined.rounds] == [True, True]
     assert tolerant.mined.rounds[1].oof_waf == second.oof_waf
+
+
+def test_features_go_into_the_object_store_once_a_run(ray_cluster, tmp_path, monkeypatch):
+    put, stored = ray.put, []
+    monkeypatch.setattr(ray, "put", lambda value: stored.append(len(ray.cloudpickle.dumps(value))) or put(value))
+    experiment, _ = made.make(num_labelled=30, num_pool=2000, num_test=0)
+    size = sum(feature.values.nbytes for feature in experiment.features.features)
+    done = mine(tmp_path, experiment, brief(made.settings(rounds=1), folds=2))
+    assert len(done.mined.rounds) == 2
+    assert sum(bytes_put >= size for bytes_put in stored) == 1
 
 
 def test_mining_ends_when_nothing_new_is_adopted(tmp_path, here):

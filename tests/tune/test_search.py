@@ -1,25 +1,27 @@
 """Searches on real Ray Tune, Optuna and ASHA, of learners small enough for seconds."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import made_experiment as made
 import numpy as np
 import pytest
 
-from mer_ray.config import TuneConfig
+from mer_ray.config import MineConfig, TuneConfig
 from mer_ray.data.storage import Store
 from mer_ray.errors import LearnerError, StorageError
-from mer_ray.tune import record, search, space
+from mer_ray.tune import search, space
 from mer_ray.tune.controller import Controller
+from mer_ray.tune.record import Step, Tried
 
 SPACE = {
     "fit": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "hidden": {"choices": [4, 16]}},
     "mining": {
         "strategy": ["vote", "topk"],
-        "calibrate": None,
-        "options": {"k": {"low": 5, "high": 200, "log": True}, "share": None},
+        "options": {"k": {"low": 5, "high": 200, "log": True}},
     },
 }
 EXPERIMENT, _ = made.make(num_labelled=45, num_pool=60, num_test=0, distance=3.0)
@@ -62,9 +64,7 @@ def test_trials_are_mined_to_their_end_or_stopped_at_a_rung(done):
     folder, found, events = done
     assert [trial.number for trial in found.trials] == [0, 1, 2, 3, 4]
     assert {trial.state for trial in found.trials} == {"done", "stopped"}
-    assert [trial.known for trial in found.trials] == [tuple(range(i)) for i in range(5)]
-    assert found.best.objective == max(trial.objective for trial in found.trials if trial.state == "done")
-    assert record.load(Store(str(folder / "trials"))) == list(found.trials)
+    assert all(bool(trial.oof) == (trial.state == "done") for trial in found.trials)
     assert [fields["trial"] for kind, fields in events if kind == "trial_done"] == [0, 1, 2, 3, 4]
     assert not list(folder.glob("trials/*/rounds")), "learners of trials that have ended fill the disk"
 
@@ -89,6 +89,31 @@ def kill(number, num_steps):
     return on_change
 
 
+def test_trial_0_is_the_config_as_given_mined_to_its_end_whatever_the_others_come_to(done, tmp_path):
+    _, found, _ = done
+    chosen = settings()
+    mined = Controller(EXPERIMENT, chosen, Store(str(tmp_path)), fit=search.fit_here).mine()
+    first = found.trials[0]
+    assert space.apply(chosen, first.values) == MineConfig(**{k: getattr(chosen, k) for k in MineConfig.model_fields})
+    assert first.state == "done"
+    assert first.objective == mined.last.oof_waf
+    assert list(first.oof) == mined.last.mean.label[EXPERIMENT.labelled].tolist()
+
+
+def test_asha_stops_what_falls_behind_but_never_trial_0():
+    def stopped(number):
+        behind = [Tried(5 + i, {}, (Step(0, 0.9, 0.9, 1, True),), "done") for i in range(4)]
+        scheduler = search._halving(settings(), behind)
+        trial = SimpleNamespace(trial_id="this", config={"number": number})
+        scheduler.on_trial_add(None, trial)
+        told = [scheduler.on_trial_result(None, trial, {"rung": 1, "objective": 0.1})]
+        told.append(scheduler.on_trial_result(None, trial, {"rung": 2, "objective": 0.1, "oof": "0"}))
+        return told
+
+    assert stopped(7)[0] == "STOP"
+    assert stopped(0) == ["CONTINUE", "STOP"]
+
+
 @pytest.mark.slow
 def test_a_search_killed_at_any_state_ends_as_an_undisturbed_one(done, tmp_path):
     for where in ((0, 1), (1, None), (3, 1)):
@@ -107,14 +132,15 @@ def test_a_finished_search_tries_nothing_and_a_longer_one_goes_on(done, tmp_path
     more, events = run(tmp_path, settings(num_trials=6))
     assert more.trials[:5] == found.trials
     assert [fields["trial"] for _, fields in events] == [5]
-    assert more.trials[5].known == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.slow
 def test_what_is_damaged_is_tried_again_and_comes_to_the_same(done, tmp_path):
     folder, found, _ = done
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "trials/0003/trial.json").write_text("{")
+    entries = sorted((tmp_path / "trials/journal").glob("*.json"))
+    entry = next(path for path in entries if json.loads(path.read_text())["entry"].get("trial_id") == 3)
+    entry.write_text("{")
     again, events = run(tmp_path)
     assert told(again.trials) == told(found.trials)
     assert [fields["trial"] for _, fields in events] == [3, 4]
@@ -141,9 +167,16 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_cluster, tmp_path):
     assert failed
     assert all(trial.state == "failed" and "LearnerError" in trial.reason for trial in failed)
     assert found.best.values["fit.learning_rate"] == 1e-2
-    only = {**SPACE, "fit": {"learning_rate": 1e38, "hidden": 4}}
-    with pytest.raises(LearnerError, match="none of 1 trials came to its end"):
-        run(tmp_path / "none", settings(num_trials=1, given=only))
+    again, events = run(tmp_path, settings(num_trials=3, given=given))
+    assert (again.trials, events) == (found.trials, []), "what has failed is not tried again"
+
+
+@pytest.mark.slow
+def test_a_search_none_of_whose_trials_came_to_its_end_says_why(ray_cluster, tmp_path):
+    chosen = settings(num_trials=1)
+    broken = chosen.model_copy(update={"fit": chosen.fit.model_copy(update={"learning_rate": 1e38})})
+    with pytest.raises(LearnerError, match=r"none of 1 trials came to its end \(trial 0: LearnerError"):
+        run(tmp_path, broken)
 
 
 CHANGES = {
@@ -185,4 +218,4 @@ def test_another_space_is_another_search(done, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     with pytest.raises(StorageError):
         run(tmp_path, settings(given={**SPACE, "mining": {"strategy": "vote"}}), kill(0, 1))
-    assert len(list(tmp_path.glob("trials.*/0004/trial.json"))) == 1
+    assert len(list(tmp_path.glob("trials.*/journal/000000.json"))) == 1

@@ -50,16 +50,18 @@ def test_what_is_given_takes_the_defaults_place_and_nothing_else(given, expected
 
 
 def test_the_default_space_is_what_the_search_is_for():
-    assert set(by_key({})) == set(space.DEFAULT)
-    assert by_key({})["mining.options.k"].choices[0] is None, "as shipped: by the share"
+    options = {"mining.options.min_share", "mining.options.min_agree", "mining.options.min_probability"}
+    assert set(by_key({})) == {"fit.dropout", "fit.modality_dropout", *options}, "of the config's strategy alone"
+    topk = space.make(made.settings(strategy="topk"), {})
+    assert {one.key for one in topk.dimensions} == {"fit.dropout", "fit.modality_dropout", "mining.options.k"}
 
 
 @pytest.mark.parametrize(
-    ("strategy", "has"), [("vote", {"min_share", "min_agree", "min_probability"}), ("topk", {"share", "k"})]
+    ("strategy", "has"), [("vote", {"min_share", "min_agree", "min_probability"}), ("topk", {"k"})]
 )
 def test_only_options_of_the_drawn_strategy_are_drawn(strategy, has):
     trial = Lowest(strategy)
-    space.make(SETTINGS, {}).draw(trial)
+    space.make(SETTINGS, {space.STRATEGY: ["vote", "topk"]}).draw(trial)
     assert {name.removeprefix("mining.options.") for name in trial.asked if "options" in name} == has
     assert trial.asked[0] == space.STRATEGY
 
@@ -70,6 +72,33 @@ def test_a_trials_config_is_the_shared_one_with_its_values():
     same = made_of.model_copy(update={"mining": SETTINGS.mining, "fit": SETTINGS.fit})
     assert same == SETTINGS, "a key that was not drawn was changed"
     assert space.apply(SETTINGS, {"fit.dropout": 0.4}).mining.options == {"min_agree": 2}
+
+
+def test_a_config_with_its_own_values_is_as_it_was():
+    searched = space.make(SETTINGS, {space.STRATEGY: ["vote", "topk"]})
+    values = searched.given(SETTINGS)
+    assert values["mining.options.min_agree"] == 2
+    assert values["mining.options.min_share"] == 0.75, "an option that it does not name has its default"
+    assert "mining.options.k" not in values, "an option that its strategy does not have"
+    assert space.apply(SETTINGS, values) == SETTINGS
+    other = space.apply(SETTINGS, {**values, "mining.options.min_share": 0.9})
+    assert other.mining.options == {"min_agree": 2, "min_share": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("dimension", "inside", "outside"),
+    [
+        (Dimension("a", ("vote", None, 3)), ["vote", None, 3], ["topk", 2]),
+        (Dimension("a", low=0.1, high=0.5), [0.1, 0.25, 0.5], [0.0, 0.6, None, "x", True]),
+        (Dimension("a", low=1, high=5), [1, 3, 5], [0, 6, 2.5, None]),
+    ],
+)
+def test_which_values_of_a_config_lie_in_the_space(dimension, inside, outside):
+    assert all(dimension.holds(value) for value in inside)
+    assert not any(dimension.holds(value) for value in outside)
+    searched = space.Space((dimension,), "vote")
+    assert [len(searched.holding({"a": value}).dimensions) for value in (inside[0], outside[0])] == [1, 0]
+    assert searched.holding({}).dimensions == ()
 
 
 @pytest.mark.parametrize(
