@@ -1,4 +1,4 @@
-"""What mining is worth on real data: a tenth of the labels is kept, the other training clips are the pool.
+"""What mining is worth: a tenth of the labels is kept, the other training clips are the pool.
 
 JSON, under ``sets.<set>.<column>``: ``mean`` and ``std`` of the WAF on the given test clips over the seeds, and
 ``values``, one per seed. The columns:
@@ -6,11 +6,14 @@ JSON, under ``sets.<set>.<column>``: ``mean`` and ``std`` of the WAF on the give
 - ``labelled_only``: the learners' ensemble of the kept labels alone;
 - ``mined``: after mining, all as shipped; ``mined_<strategy>``: the same by another selection strategy;
 - ``all_labels``: the learners' ensemble of every training label;
-- ``logistic``, ``self_training``: scikit-learn's logistic regression of the kept labels on all features side by side,
-  standardised by the labelled clips, and its ``SelfTrainingClassifier`` on these;
-- ``logistic_scaled``, ``self_training_scaled``: the same on the inputs that our learners chose out of fold.
+- ``logistic``, ``lda``, ``self_training``, ``label_spreading``: scikit-learn's logistic regression and discriminant
+  analysis (Ledoit and Wolf's shrinkage) of the kept labels on all features side by side, standardised by the labelled
+  clips, ``SelfTrainingClassifier`` on the first, and ``LabelSpreading`` over nearest neighbours;
+- ``logistic_scaled`` and so on: the same on the inputs that our learners chose out of fold.
 
-Beside them ``gap_closed``, the share of the way from ``labelled_only`` to ``all_labels`` that ``mined`` goes;
+Beside them, under ``sets.<set>``: ``paired``, by column, the ``mean`` and ``standard_error`` of its difference to
+``labelled_only``, seed by seed; ``gain``, by how much mining raised the WAF ``out_of_fold`` and on ``test``, in the
+mean of the seeds; ``gap_closed``, the share of the way from ``labelled_only`` to ``all_labels`` that ``mined`` goes;
 ``standardised``, what was chosen, one per seed; ``seconds``, the time of each seed. Every hyper-parameter is the
 shipped default or the job's own; a test clip is looked at once, after all that is chosen is chosen.
 """
@@ -27,17 +30,18 @@ from typing import Any, Literal
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from rich.console import Console
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from sklearn.semi_supervised import SelfTrainingClassifier
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
 from mer_ray import config as configs
 from mer_ray import registry
 from mer_ray.benchmarks import real_sets
 from mer_ray.benchmarks.harness import table
-from mer_ray.benchmarks.real_sets import RealSet
+from mer_ray.benchmarks.real_sets import Form, RealSet
 from mer_ray.config import FitConfig, MineConfig, MiningConfig, RuntimeConfig, Section
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError
@@ -46,7 +50,7 @@ from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.learner import Predictions, fit_learner
 from mer_ray.registry import nearest
 from mer_ray.runtime.session import session
-from mer_ray.tune.controller import Controller
+from mer_ray.tune.controller import Controller, Mined
 from mer_ray.tune.trials import Bench, Trial
 
 _MOST_STEPS = 1000
@@ -56,15 +60,25 @@ class Config(Section):
     """Which sets, and what to mine by."""
 
     data: str = Field(description="folder of the sets' .npz files, see docs/benchmarks.md")
-    sets: list[str] = Field(list(real_sets.FORMS), min_length=1, description="which of them")
+    sets: dict[str, Form | None] = Field(
+        dict.fromkeys([*real_sets.FORMS, *real_sets.MADE]),
+        min_length=1,
+        description="which, a list of names; or sets.NAME={file, modalities, label, speaker, split} of your own",
+    )
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="draws of the labels that are kept")
     fraction: float = Field(0.1, gt=0, lt=1, description="share of the training labels that is kept")
+    labels_per_class: int | None = Field(None, ge=1, description="labels of each class that are kept, not a share")
     strategies: list[str] = Field(
         default_factory=lambda: registry.names("mining"), description="strategies beside the shipped default"
     )
     fit: FitConfig = FitConfig()
     mining: MiningConfig = MiningConfig()
     ensemble: Literal["mode", "mean"] = MineConfig.model_fields["ensemble"].default
+
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _names_alone(cls, given: Any) -> Any:  # noqa: ANN401 - whatever a command line holds
+        return dict.fromkeys(given) if isinstance(given, list) else given
 
 
 def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
@@ -75,7 +89,7 @@ def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
         FeatureFileError: a set's file is missing or damaged.
     """
     _check(settings)
-    sets = [real_sets.read(settings.data, name) for name in settings.sets]
+    sets = [real_sets.read(settings.data, name, form) for name, form in settings.sets.items()]
     with session(RuntimeConfig()):
         yield from measure(sets, settings, console)
 
@@ -93,9 +107,9 @@ def measure(sets: Sequence[RealSet], settings: Config, console: Console) -> Iter
 
 
 def _check(settings: Config) -> None:
-    for name in settings.sets:
-        if name not in real_sets.FORMS:
-            known = list(real_sets.FORMS)
+    known = [*real_sets.FORMS, *real_sets.MADE]
+    for name, form in settings.sets.items():
+        if form is None and name not in known:
             raise ConfigError(f"sets: no set {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
     for strategy in settings.strategies:
         registry.find("mining", strategy)
@@ -107,11 +121,13 @@ class Draw:
 
     Attributes:
         waf: test WAF by column.
+        oof_gain: by how much mining raised the WAF out of fold, over round 0.
         standardised: how the inputs of the learners were standardised.
         seconds: that all of it took.
     """
 
     waf: dict[str, float] = field(default_factory=dict)
+    oof_gain: float = 0.0
     standardised: str = ""
     seconds: float = 0.0
 
@@ -124,25 +140,26 @@ def draw(one: RealSet, settings: Config, seed: int) -> Draw:
     def score(label: NDArray[np.int64]) -> float:
         return waf(one.truth[rows], label[rows])
 
-    def mine(experiment: Experiment, mining: MiningConfig, column: str) -> Controller:
+    def mine(experiment: Experiment, mining: MiningConfig, column: str) -> tuple[Controller, Mined]:
         job = MineConfig(seed=seed, fit=settings.fit, mining=mining, ensemble=settings.ensemble)
         with tempfile.TemporaryDirectory() as folder:
             controller = Controller(experiment, job, Store(folder), fit=fits)
-            drawn.waf[column] = score(controller.mine().final.label)
-        return controller
+            mined = controller.mine()
+        drawn.waf[column] = score(mined.final.label)
+        return controller, mined
 
     shipped, alone = settings.mining, settings.mining.model_copy(update={"rounds": 0})
-    few = one.experiment(settings.fraction, seed)
-    labelled = mine(few, alone, "labelled_only")
-    mine(few, shipped, "mined")
+    few = one.experiment(settings.fraction, seed, settings.labels_per_class)
+    labelled, _ = mine(few, alone, "labelled_only")
+    _, mined = mine(few, shipped, "mined")
+    drawn.oof_gain = mined.last.oof_waf - mined.rounds[0].oof_waf
     for strategy in settings.strategies:
         options = shipped.options if strategy == shipped.strategy else {}
         mining = shipped.model_copy(update={"strategy": strategy, "options": options})
         mine(few, mining, f"mined_{strategy}")
     mine(one.experiment(1.0, seed), alone, "all_labels")
     for suffix, experiment in (("", few), ("_scaled", labelled.experiment)):
-        logistic, self_training = references(experiment)
-        drawn.waf[f"logistic{suffix}"], drawn.waf[f"self_training{suffix}"] = score(logistic), score(self_training)
+        drawn.waf |= {f"{peer}{suffix}": score(label) for peer, label in references(experiment).items()}
     drawn.standardised = "fold" if labelled.experiment is few else labelled.ways[-1]
     drawn.seconds = time.monotonic() - started
     return drawn
@@ -174,18 +191,22 @@ class Fits:
         return self.made[key]
 
 
-def references(experiment: Experiment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What scikit-learn's logistic regression and its self-training on it say of each clip, int64 (N,) each.
+def references(experiment: Experiment) -> dict[str, NDArray[np.int64]]:
+    """What scikit-learn's models say of each clip, int64 (N,), by the name of their columns.
 
     They read all features side by side, standardised by the labelled clips, every clip having every feature.
     """
     values_ND = np.concatenate([feature.values for feature in experiment.features.features], axis=1)
-    labels, seen = experiment.labels, (experiment.labels >= 0) | experiment.pool
-    scaled_ND = StandardScaler().fit(values_ND[experiment.labelled]).transform(values_ND)
-    model = LogisticRegression(max_iter=_MOST_STEPS)
-    alone = model.fit(scaled_ND[experiment.labelled], labels[experiment.labelled]).predict(scaled_ND)
-    trained = SelfTrainingClassifier(model).fit(scaled_ND[seen], labels[seen]).predict(scaled_ND)
-    return alone, trained
+    labels, labelled, seen = experiment.labels, experiment.labels >= 0, (experiment.labels >= 0) | experiment.pool
+    scaled_ND = StandardScaler().fit(values_ND[labelled]).transform(values_ND)
+    logistic = LogisticRegression(max_iter=_MOST_STEPS)
+    models = {
+        "logistic": (logistic, labelled),
+        "lda": (LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), labelled),
+        "self_training": (SelfTrainingClassifier(logistic), seen),
+        "label_spreading": (LabelSpreading(kernel="knn"), seen),
+    }
+    return {name: model.fit(scaled_ND[rows], labels[rows]).predict(scaled_ND) for name, (model, rows) in models.items()}
 
 
 def _summary(draws: Sequence[Draw]) -> dict[str, Any]:
@@ -197,15 +218,30 @@ def _summary(draws: Sequence[Draw]) -> dict[str, Any]:
     least, most = columns["labelled_only"]["mean"], columns["all_labels"]["mean"]
     return {
         **columns,
+        "paired": {column: _paired([d.waf[column] - d.waf["labelled_only"] for d in draws]) for column in columns},
+        "gain": {
+            "out_of_fold": float(np.mean([draw.oof_gain for draw in draws])),
+            "test": columns["mined"]["mean"] - least,
+        },
         "gap_closed": (columns["mined"]["mean"] - least) / (most - least) if most > least else None,
         "standardised": [draw.standardised for draw in draws],
         "seconds": [draw.seconds for draw in draws],
     }
 
 
+def _paired(differences: Sequence[float]) -> dict[str, float | None]:
+    """Their mean and its standard error, which one alone does not have."""
+    count = len(differences)
+    error = float(np.std(differences, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return {"mean": float(np.mean(differences)), "standard_error": error}
+
+
 def _print(name: str, figures: dict[str, Any], console: Console) -> None:
-    columns = {column: values for column, values in figures.items() if isinstance(values, dict)}
-    rows = [[column, values["mean"], values["std"]] for column, values in columns.items()]
+    paired = figures["paired"]
+    rows = [
+        [column, figures[column]["mean"], figures[column]["std"], told["mean"], told["standard_error"] or 0.0]
+        for column, told in paired.items()
+    ]
     closed = figures["gap_closed"]
     told = "no gap to all labels" if closed is None else f"mining closes {closed:.0%} of the gap to all labels"
-    table(console, f"{name}: test WAF; {told}", ["column", "mean", "std"], rows)
+    table(console, f"{name}: test WAF; {told}", ["column", "mean", "std", "to labels alone", "±"], rows)

@@ -9,8 +9,9 @@ from mer_ray.errors import ConfigError
 from mer_ray.learners.experiment import Experiment
 from mer_ray.types import Split
 
+PEERS = ("logistic", "lda", "self_training", "label_spreading")
 COLUMNS = {"labelled_only", "mined", "mined_vote", "mined_topk", "all_labels"} | {
-    f"{model}{suffix}" for model in ("logistic", "self_training") for suffix in ("", "_scaled")
+    f"{model}{suffix}" for model in PEERS for suffix in ("", "_scaled")
 }
 
 
@@ -42,7 +43,11 @@ def test_every_column_is_measured_and_two_runs_say_the_same(tmp_path, ray_cluste
     assert draw.waf["all_labels"] > draw.waf["labelled_only"] > 0.6
     *_, figures = mining.measure([one], settings, Console(quiet=True))
     found = figures["sets"]["handwritten"]
-    assert found.keys() == COLUMNS | {"gap_closed", "standardised", "seconds"}
+    assert found.keys() == COLUMNS | {"paired", "gain", "gap_closed", "standardised", "seconds"}
+    assert found["paired"].keys() == COLUMNS
+    differences = np.subtract(found["mined"]["values"], found["labelled_only"]["values"])
+    assert found["paired"]["mined"]["mean"] == pytest.approx(differences.mean()) == found["gain"]["test"]
+    assert found["paired"]["mined"]["standard_error"] == pytest.approx(differences.std(ddof=1) / np.sqrt(2))
     assert found["mined"]["values"][0] == draw.waf["mined"]
     assert found["mined"]["mean"] == pytest.approx(np.mean(found["mined"]["values"]))
     assert found["standardised"] == ["fold", "fold"]
@@ -62,15 +67,27 @@ def test_the_references_are_taught_by_the_labels_kept_and_the_pool_alone():
         made = Experiment(FeatureSet(ids, (feature,)), labels, splits, (None,) * 200, ("a", "b"), pool, "made", 0)
         return mining.references(made)
 
-    for one, other in zip(predict(values), predict(np.where(np.arange(200)[:, None] < 150, values, 99.0)), strict=True):
-        assert (one[:150] == truth[:150]).mean() > 0.9
-        np.testing.assert_array_equal(one[:150], other[:150])
+    found, others = predict(values), predict(np.where(np.arange(200)[:, None] < 150, values, 99.0))
+    assert found.keys() == set(PEERS)
+    for name in PEERS:
+        assert (found[name][:150] == truth[:150]).mean() > 0.85
+        np.testing.assert_array_equal(found[name][:150], others[name][:150])
     moved = values.copy()
     moved[20:150] += 5
-    assert (predict(values)[1] != predict(moved)[1]).any()
-    np.testing.assert_array_equal(predict(values)[0][150:], predict(moved)[0][150:])
+    away = predict(moved)
+    for name in ("self_training", "label_spreading"):
+        assert (found[name] != away[name]).any()
+    for name in ("logistic", "lda"):
+        np.testing.assert_array_equal(found[name][150:], away[name][150:])
 
 
 def test_an_unknown_set_is_named_before_anything_is_read():
     with pytest.raises(ConfigError, match="no set 'ravdes'; did you mean 'ravdess'"):
         next(mining.run(mining.Config(data="nowhere", sets=["ravdes"]), Console(quiet=True)))
+
+
+def test_a_set_of_ones_own_is_named_with_its_form():
+    told = {"mine": {"file": "mine.npz", "modalities": {"voice": "audio"}, "label": "emotion"}}
+    settings = mining.Config.model_validate({"data": "nowhere", "sets": told})
+    assert list(settings.sets) == ["mine"]
+    assert mining.Config(data="nowhere", sets=["digits"]).sets == {"digits": None}
