@@ -61,11 +61,63 @@ def waf(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
 
 
 def paired_noise(
-    truth: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64], seed: int, num_samples: int = 200
+    truth: NDArray[np.int64],
+    one: NDArray[np.int64],
+    other: NDArray[np.int64],
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+    num_samples: int = 200,
 ) -> float:
-    """Standard error of the difference in WAF of two predictions of the same clips, by a paired bootstrap."""
-    draws = np.random.default_rng(seed).integers(len(truth), size=(num_samples, len(truth)))
+    """Standard error of the difference in WAF of two predictions of the same clips, by a paired bootstrap.
+
+    Args:
+        truth: int64 (n,), classes.
+        one: int64 (n,), predicted.
+        other: int64 (n,), predicted.
+        seed: of the draws.
+        groups: int64 (n,), of clips that rise and fall together, as a speaker's do: whole groups are drawn; None:
+            clips are.
+        num_samples: how often.
+    """
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        draws = iter(rng.integers(len(truth), size=(num_samples, len(truth))))
+    else:
+        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        drawn = rng.integers(len(members), size=(num_samples, len(members)))
+        draws = (np.concatenate([members[group] for group in groups]) for groups in drawn)
     return float(np.std([waf(truth[rows], one[rows]) - waf(truth[rows], other[rows]) for rows in draws]))
+
+
+def log_loss(probabilities_nC: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
+    """Mean negative log-probability of the true classes, each held to a millionth at least, in nats."""
+    right_n = probabilities_nC[np.arange(len(truth)), truth].astype(np.float64)
+    return float(-np.log(np.maximum(right_n, 1e-6)).mean())
+
+
+def reliability(
+    probabilities_nC: NDArray[np.floating], predicted: NDArray[np.int64], truth: NDArray[np.int64], num_bins: int = 15
+) -> list[tuple[float, float, int]]:
+    """How sure and how right predictions are, in bins of equally many clips: mean confidence, accuracy, clips.
+
+    Fewer bins where there are fewer clips; the least sure first (Nixon et al. 2019, section 3, adaptive bins).
+    """
+    sure_n = probabilities_nC[np.arange(len(truth)), predicted].astype(np.float64)
+    order = np.argsort(sure_n, kind="stable")
+    bins = [rows for rows in np.array_split(order, num_bins) if len(rows)]
+    return [(float(sure_n[b].mean()), float((predicted[b] == truth[b]).mean()), len(b)) for b in bins]
+
+
+def calibration_error(
+    probabilities_nC: NDArray[np.floating], predicted: NDArray[np.int64], truth: NDArray[np.int64], num_bins: int = 15
+) -> float:
+    """Expected calibration error, in [0, 1]: mean distance of confidence and accuracy over ``reliability``'s bins.
+
+    >>> calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 0]), np.array([0, 1]), 1)
+    0.30000000000000004
+    """
+    bins = reliability(probabilities_nC, predicted, truth, num_bins)
+    return sum(abs(sure - right) * count for sure, right, count in bins) / len(truth)
 
 
 def score(truth: NDArray[np.int64], predicted: NDArray[np.int64], class_names: Sequence[str]) -> Scores | None:

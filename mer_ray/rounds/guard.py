@@ -36,12 +36,13 @@ def compare(
     other: NDArray[np.int64],
     held_out: NDArray[np.int64],
     seed: int,
+    speakers: NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Compare two predictions, paired over folds.
 
     The noise is the standard error of the difference in WAF by a jackknife that leaves out one fold at a time: a fold
     holds whole speakers, whose clips rise and fall together. Of few folds it comes out near 0 by chance, so it counts
-    as no less than the standard error of a paired bootstrap over clips.
+    as no less than the standard error of a paired bootstrap, over speakers where they are known, else over clips.
 
     Args:
         truth: int64 (n,), of the labelled clips.
@@ -49,10 +50,11 @@ def compare(
         other: what it is compared with.
         held_out: int64 (n,), the fold of each clip.
         seed: of the bootstrap.
+        speakers: int64 (n,), who speaks in each clip; None where that is not known of all.
     """
     kept = [held_out != fold for fold in np.unique(held_out)]
     without_F = np.array([waf(truth[rows], one[rows]) - waf(truth[rows], other[rows]) for rows in kept])
     num_folds = len(without_F)
     jackknife = float(np.sqrt((num_folds - 1) * np.var(without_F)))
-    noise = max(jackknife, paired_noise(truth, one, other, seed))
+    noise = max(jackknife, paired_noise(truth, one, other, seed, speakers))
     return Comparison(waf(truth, one), waf(truth, other), noise)

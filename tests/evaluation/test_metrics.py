@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
+from mer_ray.evaluation import metrics
 from mer_ray.evaluation.metrics import score, waf
 
 NAMES = ("a", "b", "c", "d")
@@ -72,3 +73,33 @@ def test_scores_become_json_of_plain_values():
     assert told["confusion"] == [[1, 0], [1, 0]]
     assert told["classes"][1] == {"name": "b", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
     assert told["accuracy"] == 0.5
+
+
+def test_clips_of_a_speaker_that_fall_together_make_a_difference_less_sure():
+    rng = np.random.default_rng(0)
+    truth, speakers = rng.integers(3, size=300), np.arange(300) // 30
+    other = truth.copy()
+    one = np.where(speakers < 3, (truth + 1) % 3, truth)
+    by_clip = metrics.paired_noise(truth, one, other, 0)
+    by_speaker = metrics.paired_noise(truth, one, other, 0, speakers)
+    assert by_speaker > 3 * by_clip
+    assert metrics.paired_noise(truth, one, one, 0, speakers) == 0
+
+
+def test_probabilities_that_are_as_sure_as_they_are_right_have_little_calibration_error():
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.5, 1.0, size=6000)
+    truth = (rng.random(6000) > sure).astype(np.int64)
+    honest = np.stack([sure, 1 - sure], axis=1)
+    predicted = np.zeros(6000, dtype=np.int64)
+    assert metrics.calibration_error(honest, predicted, truth) < 0.03
+    boastful = np.stack([(1 + sure) / 2, (1 - sure) / 2], axis=1)
+    assert metrics.calibration_error(boastful, predicted, truth) == pytest.approx(np.mean((1 - sure) / 2), abs=0.02)
+    assert [count for _, _, count in metrics.reliability(honest, predicted, truth)] == [400] * 15
+    assert len(metrics.reliability(honest[:4], predicted[:4], truth[:4])) == 4
+
+
+def test_the_log_loss_of_a_class_held_impossible_is_finite():
+    assert metrics.log_loss(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 1])) == pytest.approx(
+        (np.log(2) + np.log(1e6)) / 2
+    )
