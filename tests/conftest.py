@@ -10,8 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TOGETHER = {
     "ray_cluster": (
         "benchmarks/test_mining", "e2e/test_demo", "e2e/test_train", "faults/test_materialise",
-        "pipelines/test_extract", "pipelines/test_train_encoder", "pipelines/test_tune", "runtime/test_session",
-        "tune/test_controller", "tune/test_mining_options", "tune/test_search",
+        "pipelines/test_extract", "pipelines/test_train_encoder", "pipelines/test_train_rounds", "pipelines/test_tune",
+        "runtime/test_session", "tune/test_controller", "tune/test_mining_options", "tune/test_search",
     ),
     "mined_clips": ("pipelines/test_noise_track", "pipelines/test_why", "test_commands"),
 }  # fmt: skip

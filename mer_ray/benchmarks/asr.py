@@ -36,9 +36,11 @@ from mer_ray.benchmarks import spoken
 from mer_ray.benchmarks.harness import table
 from mer_ray.benchmarks.spoken import Spoken
 from mer_ray.config import Section
+from mer_ray.data.storage import Store
 from mer_ray.encoders.base import ClipInput
 from mer_ray.pipelines import self_training
 from mer_ray.recognisers import ctc
+from mer_ray.recognisers.base import Transcript
 from mer_ray.speech.augment import Mixing, Sounds
 from mer_ray.speech.errors import word_error_rate
 from mer_ray.tasks import noise_robust_asr
@@ -129,8 +131,7 @@ class Trial:
         task = self.task(self.noise, few)
         state = self.train("few", task, few, settings.few_steps)
         yield "few", self.errors("few", "greedy")
-        best = self_training.best(self.self_train(task, few, state))
-        yield "self_trained", self.errors(best.folder or "few", "greedy")
+        yield "self_trained", self.errors(self.self_train(task, few, state), "greedy")
         self.train("control", task, few, settings.more_steps, state)
         yield "self_trained_control", self.errors("control", "greedy")
 
@@ -153,41 +154,24 @@ class Trial:
         rate = self.settings.learning_rate / (1 if state is None else 3)
         started = time.perf_counter()
         made = fit(task, clips, steps, rate, self.settings.batch_size, self.seed, state)
-        took = time.perf_counter() - started
-        self.seconds[name if "/" not in name else f"round_{Path(name).parent.name}"] = took
+        self.seconds[name] = time.perf_counter() - started
         (self.folder / name).mkdir(exist_ok=True)
         task.save(made.items(), self.folder / name, str(self.folder / name))
         return made
 
-    def self_train(self, task: noise_robust_asr.Task, few: Sequence[Spoken], state: State) -> list[self_training.Round]:
-        """Round after round on the pool, each from the state that was trained on what is labelled alone."""
-        pool = {f"{i:05d}": one.samples for i, one in enumerate(self.pool)}
-
-        def train(labels: Mapping[str, str], folder: Path) -> None:
-            sure = [Spoken(text, pool[name]) for name, text in labels.items()]
-            self.train(str(folder), task, [*few, *sure], self.settings.more_steps, state)
-
-        rounds = self_training.run(
-            self.recogniser("few", "ngram"),
-            pool,
-            [(one.text, heard) for one, heard in zip(self.held_out, self.held_out_heard, strict=True)],
-            train,
-            lambda folder: self.recogniser(str(folder), "ngram"),
-            self.folder / "rounds",
-            self.settings.share,
-            self.settings.most_rounds,
-        )
-        truth = dict(zip(pool, [one.text for one in self.pool], strict=True))
-        self.rounds += [self._told(one, truth) for one in rounds]
-        return rounds
-
-    def _told(self, one: self_training.Round, truth: Mapping[str, str]) -> dict[str, Any]:
-        """Figures of a round; how wrong the labels are that it kept is known here alone."""
-        told = {"held_out": one.word_error_rate, "kept": one.kept, "lowest_score": one.lowest_score}
-        if one.folder is None or not one.kept:
-            return told
-        labels = self_training.labels(Path(one.folder).parent)
-        return told | {"labels": word_error_rate([truth[name] for name in labels], list(labels.values()))}
+    def self_train(self, task: noise_robust_asr.Task, few: Sequence[Spoken], state: State) -> str:
+        """Round after round on the pool; the name of the best recogniser."""
+        folder = Store(str(self.folder))
+        steps = Rounds(self, task, few, state)
+        rounds = self_training.run(steps, folder, self.settings.share, self.settings.most_rounds)
+        truth = dict(zip(steps.pool, [one.text for one in self.pool], strict=True))
+        for one in rounds:
+            told = {"held_out": one.word_error_rate, "kept": one.kept, "lowest_score": one.lowest_score}
+            if one.kept:  # how wrong the labels are that it kept is known here alone
+                labels = self_training.labels(folder, one.number)
+                told["labels"] = word_error_rate([truth[name] for name in labels], list(labels.values()))
+            self.rounds.append(told)
+        return steps.name(self_training.best(rounds).number)
 
     def errors(self, name: str, decoder: str) -> dict[str, float]:
         """Word error rates of a saved recogniser by condition."""
@@ -207,6 +191,37 @@ class Trial:
         if decoder == "ngram":
             options |= {"language_model": str(folder / noise_robust_asr.ARPA)}
         return ctc.Recogniser(ctc.Config(**options))
+
+
+class Rounds:
+    """What the rounds of the self-training are made of: see ``self_training.Steps``.
+
+    Each goes on from the state that was trained on what is labelled alone.
+    """
+
+    def __init__(self, trial: Trial, task: noise_robust_asr.Task, few: Sequence[Spoken], state: State) -> None:
+        self.trial, self.task, self.few, self.state = trial, task, few, state
+        self.pool = {f"{i:05d}": one.samples for i, one in enumerate(trial.pool)}
+
+    def name(self, number: int) -> str:
+        """Of a round's recogniser."""
+        return f"round_{number:02d}" if number else "few"
+
+    def transcribe(self, number: int) -> dict[str, Transcript]:
+        """The pool, by a beam with the n-gram."""
+        heard = self.trial.recogniser(self.name(number), "ngram").transcribe(list(self.pool.values()))
+        return dict(zip(self.pool, heard, strict=True))
+
+    def train(self, number: int, labels: Mapping[str, str]) -> None:
+        """On the few and what was surest, from the state of the few."""
+        sure = [Spoken(text, self.pool[name]) for name, text in labels.items()]
+        steps = self.trial.settings.more_steps
+        self.trial.train(self.name(number), self.task, [*self.few, *sure], steps, self.state)
+
+    def errors(self, number: int) -> float:
+        """On the held-out sentences in noise."""
+        heard = self.trial.recogniser(self.name(number), "ngram").transcribe(self.trial.held_out_heard)
+        return word_error_rate([one.text for one in self.trial.held_out], [one.text for one in heard])
 
 
 def fit(

@@ -32,6 +32,7 @@ from mer_ray.config.sections import (
     RuntimeConfig,
     SearchConfig,
     Section,
+    SelfTrainingConfig,
     SubmissionConfig,
     TablesConfig,
     TaskConfig,
@@ -70,6 +71,7 @@ __all__ = [
     "RuntimeConfig",
     "SearchConfig",
     "Section",
+    "SelfTrainingConfig",
     "SubmissionConfig",
     "T",
     "TablesConfig",
@@ -144,6 +146,7 @@ class TrainConfig(ExtractionConfig):
     name: str = Field("trained", description="what the encoder is called where it is used")
     task: TaskConfig = TaskConfig()
     optimization: OptimizationConfig = OptimizationConfig()
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
     log: LoggersConfig = LoggersConfig()
 
 

@@ -244,6 +244,16 @@ class OptimizationConfig(Section):
     max_failures: int = Field(3, ge=0, description="lost workers after which the job fails")
 
 
+class SelfTrainingConfig(Section):
+    """Training in rounds, each on what the recogniser of the one before is surest of among clips without a text."""
+
+    rounds: int = Field(0, ge=0, description="most rounds after the first; 0: none. For tasks that train recognisers")
+    share: float = Field(0.5, gt=0, le=1, description="of the clips without a text, that is kept: the surest of them")
+    learning_rate: float | None = Field(
+        None, gt=0, description="highest of the rounds after the first; unset: optimization.learning_rate"
+    )
+
+
 class LearnerConfig(Section):
     name: str = Field(description="the learner's name, also of its folder", pattern=r"^[A-Za-z0-9_-]{1,60}$")
     features: list[str] = Field(min_length=1, description="names of the features it reads")

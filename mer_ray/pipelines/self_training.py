@@ -8,21 +8,27 @@ end with the first that is not. What a killed run had finished is read back and 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from mer_ray.data.storage import Store
+from mer_ray.recognisers.base import Transcript
 
-from mer_ray.recognisers.base import Recogniser, Transcript
-from mer_ray.speech.errors import word_error_rate
+_ROUNDS, _LABELS = "rounds.json", "labels.json"
 
-Samples = NDArray[np.float32]
-Train = Callable[[Mapping[str, str], Path], None]
-"""Trains on pseudo-labels, text by clip, and leaves the recogniser in an empty folder."""
-_STATE, _LABELS, _DONE = "rounds.json", "labels.json", "weights"
+
+class Steps(Protocol):
+    """What a round is made of. Its recogniser is known by its number; 0 is of the one that the rounds begin with."""
+
+    def transcribe(self, number: int) -> Mapping[str, Transcript]:
+        """What the recogniser of a round hears in the pool, by segment."""
+
+    def train(self, number: int, labels: Mapping[str, str]) -> None:
+        """Make the recogniser of a round with pseudo-labels, text by segment; one that a kill cut short, again."""
+
+    def errors(self, number: int) -> float:
+        """The word error rate of the recogniser of a round on the held-out clips."""
 
 
 @dataclass(frozen=True)
@@ -31,51 +37,33 @@ class Round:
 
     Attributes:
         number: from 0.
-        folder: of the recogniser, as ``Train`` left it; None of the first.
         kept: segments of the pool that were trained on.
         lowest_score: of them; None where none was kept.
         word_error_rate: on the held-out clips.
     """
 
     number: int
-    folder: str | None
     kept: int
     lowest_score: float | None
     word_error_rate: float
 
 
-def run(
-    first: Recogniser,
-    pool: Mapping[str, Samples],
-    held_out: Sequence[tuple[str, Samples]],
-    train: Train,
-    opened: Callable[[Path], Recogniser],
-    folder: Path,
-    share: float = 0.5,
-    most_rounds: int = 5,
-) -> list[Round]:
+def run(steps: Steps, folder: Store, share: float = 0.5, most_rounds: int = 5) -> list[Round]:
     """Every round, the last of them the one that was no better, if there was such a one.
 
     Args:
-        first: trained on what is labelled.
-        pool: unlabelled segments by name.
-        held_out: what was said, and its sound.
-        train: makes the next recogniser.
-        opened: the recogniser that ``train`` left in a folder.
-        folder: of the rounds; made, or gone on in.
+        steps: what transcribes, trains and counts errors.
+        folder: of the rounds; begun, or gone on in.
         share: of the pool that is kept, the surest first.
         most_rounds: after the first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    rounds = _read(folder / _STATE)
+    rounds = _read(folder)
     if not rounds:
-        rounds = [Round(0, None, 0, None, _errors(first, held_out))]
-        _write(folder / _STATE, [asdict(rounds[0])])
+        rounds = [Round(0, 0, None, steps.errors(0))]
+        _write(folder, rounds)
     while len(rounds) <= most_rounds and best(rounds).number == rounds[-1].number:
-        before = rounds[-1].folder
-        teacher = first if before is None else opened(Path(before))
-        rounds.append(_round(len(rounds), teacher, pool, held_out, train, opened, folder, share))
-        _write(folder / _STATE, [asdict(one) for one in rounds])
+        rounds.append(_round(steps, len(rounds), folder, share))
+        _write(folder, rounds)
     return rounds
 
 
@@ -94,50 +82,28 @@ def surest(transcripts: Mapping[str, Transcript], share: float) -> dict[str, Tra
     return {name: scored[name] for name in ranked[: round(share * len(transcripts))]}
 
 
-def labels(folder: Path) -> dict[str, str]:
-    """The pseudo-labels of a round in its folder: text by segment."""
-    told = json.loads((folder / _LABELS).read_text(encoding="utf-8"))
-    return {name: text for name, (text, _) in told.items()}
+def labels(folder: Store, number: int) -> dict[str, str]:
+    """The pseudo-labels of a round: text by segment."""
+    return {name: text for name, (text, _) in _told(folder, number).items()}
 
 
-def _round(
-    number: int,
-    teacher: Recogniser,
-    pool: Mapping[str, Samples],
-    held_out: Sequence[tuple[str, Samples]],
-    train: Train,
-    opened: Callable[[Path], Recogniser],
-    folder: Path,
-    share: float,
-) -> Round:
-    own = folder / f"{number:02d}"
-    own.mkdir(exist_ok=True)
-    if not (own / _LABELS).exists():
-        heard = dict(zip(pool, teacher.transcribe(list(pool.values())), strict=True))
-        kept = surest(heard, share)
-        _write(own / _LABELS, {name: [one.text, one.score] for name, one in kept.items()})
-    told = json.loads((own / _LABELS).read_text(encoding="utf-8"))
-    if not (own / _DONE).exists():
-        beside = own / f"{_DONE}.part"
-        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed in training
-        beside.mkdir()
-        train(labels(own), beside)
-        beside.rename(own / _DONE)
-    lowest = min((float(score) for _, score in told.values()), default=None)
-    return Round(number, str(own / _DONE), len(told), lowest, _errors(opened(own / _DONE), held_out))
+def _round(steps: Steps, number: int, folder: Store, share: float) -> Round:
+    if not folder.exists(f"{number:02d}/{_LABELS}"):
+        kept = surest(steps.transcribe(number - 1), share)
+        told = {name: [one.text, one.score] for name, one in kept.items()}
+        folder.write(f"{number:02d}/{_LABELS}", json.dumps(told, indent=1).encode())
+    scores = [score for _, score in _told(folder, number).values()]
+    steps.train(number, labels(folder, number))
+    return Round(number, len(scores), min(scores, default=None), steps.errors(number))
 
 
-def _errors(recogniser: Recogniser, held_out: Sequence[tuple[str, Samples]]) -> float:
-    heard = recogniser.transcribe([samples for _, samples in held_out])
-    return word_error_rate([text for text, _ in held_out], [one.text for one in heard])
+def _told(folder: Store, number: int) -> dict[str, tuple[str, float]]:
+    return dict(json.loads(folder.read(f"{number:02d}/{_LABELS}")))
 
 
-def _read(path: Path) -> list[Round]:
-    return [Round(**one) for one in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+def _read(folder: Store) -> list[Round]:
+    return [Round(**one) for one in json.loads(folder.read(_ROUNDS))] if folder.exists(_ROUNDS) else []
 
 
-def _write(path: Path, content: object) -> None:
-    """A file that is there once it is whole."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    beside.replace(path)
+def _write(folder: Store, rounds: Sequence[Round]) -> None:
+    folder.write(_ROUNDS, json.dumps([asdict(one) for one in rounds], indent=1).encode())

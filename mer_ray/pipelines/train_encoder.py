@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,17 @@ from mer_ray.data.manifest import Manifest
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, InputError, LearnerError, NotHereError
 from mer_ray.learners import folds as folding
-from mer_ray.pipelines import curves, estimate, features, source, speech
+from mer_ray.pipelines import curves, estimate, features, source, speech, train_rounds
 from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import StepLine, step_line
 from mer_ray.runtime.journal import Journal
-from mer_ray.runtime.materialise import Made
+from mer_ray.runtime.materialise import Made, Step
 from mer_ray.runtime.session import session
 from mer_ray.tasks.base import Task
 from mer_ray.train.clips import Clips
 from mer_ray.train.data import usable
 from mer_ray.train.engine import deepspeed_config
-from mer_ray.train.job import WEIGHTS, Job, Refusal, own_error
+from mer_ray.train.job import NOT_IN_DIGEST, WEIGHTS, Job, Refusal, own_error
 from mer_ray.train.worker import work
 from mer_ray.tune import loggers
 from mer_ray.types import Clip, Split
@@ -50,7 +51,6 @@ from mer_ray.types import Clip, Split
 ENTRY = "encoder.yaml"
 _POLL_SECONDS = 0.5
 _LOADING_CPUS = 1
-_NOT_IN_DIGEST = {"workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "keep", "zero_stage", "offload"}
 
 
 def run(settings: TrainConfig, dry_run: bool = False) -> int:
@@ -80,15 +80,49 @@ def run(settings: TrainConfig, dry_run: bool = False) -> int:
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
     with session(settings.runtime):
-        made = features.run(steps, settings, journal, console)
-        job = _job(settings, manifest, task, made, run_dir, journal)
-        console.print(f"{len(job.train)} clips to train on, {len(job.valid)} to score")
-        entry = _train(job, settings, journal, console)
+        if settings.self_training.rounds:
+            run_once = partial(_run_round, tables=tables, console=console)
+            home, entry = train_rounds.run(settings, manifest, run_dir, tables, journal, console, run_once)
+        else:
+            home, entry = run_dir, _run_once(steps, settings, manifest, task, run_dir, journal, console)
     text = yaml.safe_dump(task.section(settings.name, entry), sort_keys=False)
     run_dir.write(ENTRY, text.encode())
     journal.event("run_done")
-    console.print(f"weights: {run_dir.path(WEIGHTS)}\nto use them, put into a config:\n{text}", soft_wrap=True)
+    console.print(f"weights: {home.path(WEIGHTS)}\nto use them, put into a config:\n{text}", soft_wrap=True)
     return 0
+
+
+def _run_once(
+    steps: Sequence[Step],
+    settings: TrainConfig,
+    manifest: Manifest,
+    task: Task,
+    run_dir: Store,
+    journal: Journal,
+    console: Console,
+    held_out: frozenset[str] | None = None,
+) -> dict[str, Any]:
+    """The tables, the clips that can be learnt from, and training on them; the encoder's entry for a config."""
+    made = features.run(steps, settings, journal, console)
+    job = _job(settings, manifest, task, made, run_dir, journal, held_out)
+    console.print(f"{len(job.train)} clips to train on, {len(job.valid)} to score")
+    return _train(job, settings, journal, console)
+
+
+def _run_round(
+    settings: TrainConfig,
+    manifest: Manifest,
+    task: Task,
+    folder: Store,
+    held_out: frozenset[str],
+    tables: Store,
+    console: Console,
+) -> dict[str, Any]:
+    """One of several trainings, in a folder with a journal of its own; see ``train_rounds.Train``."""
+    journal = Journal(folder)
+    journal.open(settings)
+    steps = features.plan(settings, manifest.clips, tables, task.reads)
+    return _run_once(steps, settings, manifest, task, folder, journal, console, held_out)
 
 
 def _brought(settings: TrainConfig, run_dir: Store, console: Console, dry_run: bool = False) -> tuple[Manifest, Task]:
@@ -100,6 +134,7 @@ def _brought(settings: TrainConfig, run_dir: Store, console: Console, dry_run: b
     _check_cpus(settings)
     manifest = source.clips(settings, run_dir, console, require_labels=task_class.needs_labels, dry_run=dry_run)
     source.warn(manifest, console)
+    train_rounds.check(settings, task_class, manifest.clips)
     names = manifest.label_space.names if task_class.needs_labels else ()
     _check_classes(names, [clip.label for clip in manifest.clips if clip.split is not Split.TEST])
     config: Any = registry.configure("tasks", settings.task.name, settings.task.options)
@@ -115,9 +150,15 @@ def _brought(settings: TrainConfig, run_dir: Store, console: Console, dry_run: b
 
 
 def _job(
-    settings: TrainConfig, manifest: Manifest, task: Task, made: Mapping[str, Made], run_dir: Store, journal: Journal
+    settings: TrainConfig,
+    manifest: Manifest,
+    task: Task,
+    made: Mapping[str, Made],
+    run_dir: Store,
+    journal: Journal,
+    held_out: frozenset[str] | None = None,
 ) -> Job:
-    """What the workers are to do.
+    """What the workers are to do; without ``held_out`` the clips to score by are drawn.
 
     Raises:
         InputError: no clip can be learnt from, or a class has none.
@@ -138,13 +179,17 @@ def _job(
         raise InputError(f"no {kind} has all that the task {settings.task.name} reads: {', '.join(task.reads)}")
     _check_classes(names, [wanted[row].label for row in free])
     test = np.flatnonzero([clip.split is Split.TEST and task.needs_labels for clip in wanted])
-    train, valid = _split(settings, clips.label[free], [wanted[row].speaker for row in free], task.needs_labels)
+    if held_out is None:
+        train, valid = _split(settings, clips.label[free], [wanted[row].speaker for row in free], task.needs_labels)
+    else:
+        is_held = np.array([wanted[row].clip_id in held_out for row in free])
+        train, valid = np.flatnonzero(~is_held), np.flatnonzero(is_held)
     train, valid = free[train], free[valid]
     digest = configs.digest(
         {
             "task": settings.task.model_dump(mode="json"),
             "models": task.identity,
-            "optimization": settings.optimization.model_dump(mode="json", exclude=_NOT_IN_DIGEST),
+            "optimization": settings.optimization.model_dump(mode="json", exclude=NOT_IN_DIGEST),
             "clips": list(clips.clip_ids),
             "tables": {name: table.digest for name, table in clips.tables.items()},
             "label": clips.label.tolist(),

@@ -250,7 +250,7 @@ class Task(base.Task):
         self.listener.save_before(folder)
         options: dict[str, Any] = {"weights": {"source": place}}
         vocabulary = self.letters
-        sentences = [self._words(text) for text in self.config.sentences]
+        sentences = [self.words(text) for text in self.config.sentences]
         if any(sentences):
             words = {word for sentence in sentences for word in sentence}
             (folder / LEXICON).write_text(lexicon(words, DELIMITER if vocabulary.delimiter is not None else ""))
@@ -258,7 +258,7 @@ class Task(base.Task):
             options |= {"decoder": "beam", "lexicon": f"{place}/{LEXICON}", "language_model": f"{place}/{ARPA}"}
         return {"plugin": "ctc", "options": options}
 
-    def _words(self, text: str) -> list[str]:
+    def words(self, text: str) -> list[str]:
         """A text as the model would write it."""
         return [self.letters.spell(word) for word in self.letters.words(self.spelled(text))]
 

@@ -17,6 +17,8 @@ from mer_ray.train.clips import Clips
 
 WEIGHTS = "weights"
 """Folder of the run directory that holds what was trained."""
+NOT_IN_DIGEST = {"workers", "gpus_per_worker", "cpus_per_worker", "max_failures", "keep", "zero_stage", "offload"}
+"""Fields of ``optimization`` that change where and how a training is run, and not what comes of it."""
 
 
 @dataclass(frozen=True)
