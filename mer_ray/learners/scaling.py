@@ -142,15 +142,37 @@ class Scaling:
         Raises:
             FeatureFileError: a feature was not learnt, or had another width.
         """
+        group_N, known_G, joins_N = self._groups(features, speakers, join=join)
+        room = room or Room()
+        scaled = (self._apply(feature, group_N, known_G, joins_N, room) for feature in features.features)
+        return FeatureSet(features.clip_ids, tuple(scaled))
+
+    def rests_on(self, features: FeatureSet, speakers: Sequence[str | None], *, join: bool = True) -> NDArray[np.int64]:
+        """How many clips of its speaker or voice each clip is standardised by, int64 (N,); 0: by the whole.
+
+        Args:
+            features: see ``apply``; of several the one that most of these clips have counts.
+            speakers: see ``apply``.
+            join: see ``apply``.
+        """
+        group_N, known_G, joins_N = self._groups(features, speakers, join=join)
+        most_G = np.zeros(len(known_G) + 1, dtype=np.int64)
+        for feature in features.features:
+            learnt_G = self.moments[feature.name].take(np.append(known_G, -1)).count[:, 0].astype(np.int64)
+            rows = feature.present & joins_N & (group_N >= 0)
+            most_G = np.maximum(most_G, learnt_G + np.bincount(group_N[rows], minlength=len(most_G)))
+        return np.where(group_N < 0, 0, most_G[group_N])
+
+    def _groups(
+        self, features: FeatureSet, speakers: Sequence[str | None], *, join: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Group of each clip, -1 for none (N,); place in ``moments`` of each group (G,); which clips join (N,)."""
         if self.voices is None:
             names = _names(speakers) if join else self.speakers
             group_N, known_G = _places(speakers, names), _places(names, self.speakers)
         else:
             group_N, known_G = self.voices.assign(features), np.arange(self.voices.num_voices)
-        joins_N = ~np.isin(_marks(features.clip_ids), self.seen) & join
-        room = room or Room()
-        scaled = (self._apply(feature, group_N, known_G, joins_N, room) for feature in features.features)
-        return FeatureSet(features.clip_ids, tuple(scaled))
+        return group_N, known_G, ~np.isin(_marks(features.clip_ids), self.seen) & join
 
     def _apply(
         self,

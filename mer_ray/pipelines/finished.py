@@ -58,12 +58,14 @@ class Answer:
         said: by each voter, best first.
         votes_KNC: float64, the probabilities of all of them.
         last_word: the labels that come of it.
+        rests_on: see ``rests_on``.
     """
 
     given: FeatureSet
     said: tuple[Said, ...]
     votes_KNC: NDArray[np.float64]
     last_word: Ensemble
+    rests_on: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,12 @@ class Finished:
         Raises:
             CorruptPartError, FeatureFileError: see ``standardise``.
         """
-        given = standardise(run_dir, as_learnt(self.final, features), speakers, room, join=join)
+        learnt = as_learnt(self.final, features)
+        given = standardise(run_dir, learnt, speakers, room, join=join)
         said = tuple(self.vote(place, given) for place in range(len(self.learners)))
         votes_KNC = np.stack([one.probabilities for one in said])
-        return Answer(given, said, votes_KNC, self.final.combine(votes_KNC))
+        count = rests_on(run_dir, learnt, speakers, join=join)
+        return Answer(given, said, votes_KNC, self.final.combine(votes_KNC), count)
 
     def by_modality(self, weights: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """``explain.by_modality`` of the voters' weights, in their order."""
@@ -180,11 +184,26 @@ def standardise(
         CorruptPartError: what the run knew of its speakers is damaged.
         FeatureFileError: a feature has another width than in training.
     """
-    try:
-        scaling = Scaling.from_bytes((run_dir / "rounds").read(_SCALING))
-    except FileNotFoundError:
-        return features
-    return scaling.apply(features, speakers, room, join=join)
+    scaling = _scaling(run_dir)
+    return features if scaling is None else scaling.apply(features, speakers, room, join=join)
+
+
+def rests_on(
+    run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], *, join: bool = True
+) -> NDArray[np.int64] | None:
+    """How many clips of its speaker or voice each clip is standardised by (N,); None where the run does not so.
+
+    Args:
+        run_dir: the run.
+        features: of any clips, as ``as_learnt`` gives them.
+        speakers: of each clip.
+        join: see ``standardise``.
+
+    Raises:
+        CorruptPartError: what the run knew of its speakers is damaged.
+    """
+    scaling = _scaling(run_dir)
+    return None if scaling is None else scaling.rests_on(features, speakers, join=join)
 
 
 def check_widths(final: Final, features: Iterable[Feature]) -> None:
@@ -235,6 +254,13 @@ def _tempered(predictions: Predictions, temperatures: Sequence[float]) -> Predic
     folds = zip(predictions.probabilities_FNC, temperatures, strict=False)
     tempered = [votes.temper(votes_NC, temperature) for votes_NC, temperature in folds]
     return replace(predictions, probabilities_FNC=np.stack(tempered).astype(np.float32)) if tempered else predictions
+
+
+def _scaling(run_dir: Store) -> Scaling | None:
+    try:
+        return Scaling.from_bytes((run_dir / "rounds").read(_SCALING))
+    except FileNotFoundError:
+        return None
 
 
 def _learner(rounds: Store, folder: str) -> Learner:

@@ -144,6 +144,7 @@ def _predict(
         ensemble.by_modality([one.weights for one in answer.said]),
         hidden.effects(ensemble, answer.given, votes_KNC, last_word.label),
         np.empty((len(clips), 0), dtype=np.int64),
+        answer.rests_on,
     )
     valence = mean_valence([one.valence for one in answer.said if one.valence is not None], ensemble.final.valence)
     own = {"given": [clip.label if clip.split is Split.TRAIN else None for clip in clips]}

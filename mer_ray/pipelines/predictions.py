@@ -31,6 +31,7 @@ class Explained:
         weights: by modality, its share of the fusion (N,), mean over the learners that vote.
         falls: by modality, how much the label's probability falls without it (N,); see ``explain.leave_one_out``.
         nearest: int64 (N, n), rows of the labelled clips most like each, -1 where there are fewer; see ``neighbours``.
+        speaker_clips: int64 (N,), how many clips of its speaker or voice each was standardised by; None where none was.
     """
 
     ensemble: Final
@@ -38,6 +39,7 @@ class Explained:
     weights: Mapping[str, NDArray[np.float64]]
     falls: Mapping[str, NDArray[np.float64]]
     nearest: NDArray[np.int64]
+    speaker_clips: NDArray[np.int64] | None = None
 
 
 def schema(final: Final) -> pa.Schema:
@@ -59,6 +61,7 @@ def schema(final: Final) -> pa.Schema:
             ("given", pa.string()),
             ("nearest", names),
             ("nearest_given", names),
+            ("speaker_clips", pa.int64()),
         ]
     )
 
@@ -94,6 +97,8 @@ def table(
     if valence is not None and explained.ensemble.valence is not None:  # else no clip taught it
         columns["valence"] = valence
     columns |= {f"weight_{modality}": weights for modality, weights in explained.weights.items()}
+    if explained.speaker_clips is not None:
+        columns["speaker_clips"] = explained.speaker_clips
     columns |= {f"without_{modality}": -falls for modality, falls in explained.falls.items()}
     return _fill(schema(explained.ensemble), columns | dict(others))
 

@@ -118,6 +118,7 @@ def explain(run: Run, run_dir: Store) -> Explained:
         ensemble.by_modality(weights),
         hidden.effects(ensemble, features, votes_KNC, run.mined.final.label, run.held_out),
         neighbours.nearest(ensemble, features, run.experiment.labelled, _NEIGHBOURS),
+        finished.rests_on(run_dir, run.extraction.features, run.experiment.speakers),
     )
 
 

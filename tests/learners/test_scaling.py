@@ -158,3 +158,12 @@ def test_a_feature_that_was_not_learnt_is_refused():
     scaling = Scaling.learn(clips.only(["face"]), SPEAKERS, "speaker", 10.0, seed=0)
     with pytest.raises(FeatureFileError, match=r"feature voice, 5 wide.*face \(5 wide\)"):
         scaling.apply(clips, SPEAKERS)
+
+
+def test_a_clip_rests_on_what_is_known_of_its_speaker_and_on_the_new_clips_that_join():
+    clips = make()
+    scaling = Scaling.learn(clips, SPEAKERS, "speaker", 10.0, seed=0)
+    assert scaling.rests_on(clips, SPEAKERS).tolist() == [6] * 6 + [9] * 9 + [0] * 3 + [1]
+    new = make(["bob", "dan", "dan", None], first=100)
+    assert scaling.rests_on(new, ["bob", "dan", "dan", None]).tolist() == [10, 2, 2, 0]
+    assert scaling.rests_on(new, ["bob", "dan", "dan", None], join=False).tolist() == [9, 0, 0, 0]

@@ -106,7 +106,7 @@ def test_every_clip_is_predicted_once_or_quarantined(finished):
         *(f"prob_{name}" for name in ("neutral", "anger", "happiness")),
     ]
     without = [name.replace("weight", "without") for name in weights]
-    told = [*votes, *weights, *without, "round", "given", "nearest", "nearest_given"]
+    told = [*votes, *weights, *without, "round", "given", "nearest", "nearest_given", "speaker_clips"]
     assert sorted(table.columns) == sorted([*expected, *told])
     assert len(votes) == 4
     assert table["clip_id"].is_unique

@@ -32,12 +32,14 @@ def test_every_column_stands_in_its_place_and_what_is_not_known_is_null():
             "weight_audio": 0.75,
             "without_video": -0.5, "without_audio": 0.125, "round": 0, "given": None, "nearest": None,
             "nearest_given": None,
+            "speaker_clips": None,
         },
         {
             "clip_id": "b", "split": "test", "label": "joy", "confidence": 0.7, "prob_sad": 0.3, "prob_joy": 0.7,
             "vote_all": None, "vote_voice": None, "valence": None, "weight_video": None, "weight_audio": None,
             "without_video": None, "without_audio": None, "round": None, "given": None, "nearest": None,
             "nearest_given": None,
+            "speaker_clips": None,
         },
     ]  # fmt: skip
     assert made.schema.field("round").type == pa.int64()

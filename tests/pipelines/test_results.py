@@ -135,7 +135,7 @@ def test_both_jobs_write_the_same_columns_in_order_and_type(good, asked):
     final = results.final_of(good.run)
     assert good.table.schema.equals(predictions.schema(final))
     assert good.table.column_names[:4] == ["clip_id", "split", "label", "confidence"]
-    assert good.table.column_names[-4:] == ["round", "given", "nearest", "nearest_given"]
+    assert good.table.column_names[-5:] == ["round", "given", "nearest", "nearest_given", "speaker_clips"]
 
 
 def test_what_is_not_known_is_null_and_never_nan(good, asked):
