@@ -33,7 +33,8 @@ def main(job, *arguments):
 
 def without_ray(changes):
     """Start no Ray: the batches of a step and the learners of a round are worked on here, one after another."""
-    changes.setattr(session, "_connect", lambda runtime: None)
+    changes.setattr(session, "_connect", lambda runtime, held_bytes: None)
+    changes.setattr(session, "_store_sizes", list)
     changes.setattr(materialise, "_stream", stream)
     changes.setattr(controller, "run", fit_here)
 

@@ -343,7 +343,9 @@ class SubmissionConfig(Section):
 
 class RuntimeConfig(Section):
     num_cpus: int | None = Field(None, ge=1, description="CPUs of an embedded Ray; default all of this machine")
-    object_store_bytes: int = Field(400 * 2**20, ge=80 * 2**20, description="object store of an embedded Ray")
+    object_store_bytes: int | None = Field(
+        None, ge=80 * 2**20, description="object store of an embedded Ray; default 400 MiB and what learning puts in it"
+    )
     max_attempts: int = Field(2, ge=1, description="times a batch may kill its worker before it is halved")
     clip_seconds: float = Field(60.0, gt=0, description="time limit per clip in a step")
     stall_seconds: float = Field(900.0, gt=0, description="a step with no progress for this long fails")

@@ -213,6 +213,17 @@ def collect(
     return Extraction(whole, _digest(whole), made, quarantine(ids, made, lost, errors), lost)
 
 
+def held_bytes(
+    settings: config.ExtractionConfig, steps: Sequence[Step], vectors: Sequence[ready.Loaded], num_clips: int
+) -> int:
+    """What the features of all clips take in memory, as ``collect`` will bring them together."""
+    encoded = [
+        step.table.schema.field("vector").type.list_size for step in steps if step.stage.name in settings.encoders
+    ]
+    ready_bytes = sum(int(one.feature.values.nbytes) for one in vectors)
+    return 4 * num_clips * int(sum(encoded)) + ready_bytes
+
+
 def without_features(settings: config.ExtractionConfig, ids: Iterable[str], made: Mapping[str, Made]) -> frozenset[str]:
     """The clips of which no encoder made anything."""
     tables = [made[name] for name in settings.encoders if name in made]

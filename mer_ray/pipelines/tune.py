@@ -28,7 +28,7 @@ from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal, environment
-from mer_ray.runtime.session import session
+from mer_ray.runtime.session import session, short_of
 from mer_ray.tune import loggers, search, space
 from mer_ray.tune.record import Step, Tried
 from mer_ray.tune.search import Searched
@@ -70,7 +70,10 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
-    with session(settings.runtime):
+    held_bytes = features.held_bytes(settings, steps, vectors, len(brought.clips))
+    with session(settings.runtime, held_bytes):
+        if missing := short_of(held_bytes):
+            console.print(f"[yellow]note: {missing}[/]", soft_wrap=True)
         made = features.run(steps, settings, journal, console)
         extraction = features.collect(settings, brought.clips, made, vectors, room)
         results.write_quarantine(run_dir, extraction.quarantine)

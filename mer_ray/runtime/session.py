@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,17 +19,24 @@ from ray._private import auto_init_hook
 from mer_ray.config import RuntimeConfig
 from mer_ray.errors import MerRayError
 
+_STORE_BYTES = 400 * 2**20
+_SHARED = Path("/dev/shm")
+
 
 @contextmanager
-def session(runtime: RuntimeConfig) -> Iterator[None]:
+def session(runtime: RuntimeConfig, held_bytes: int = 0) -> Iterator[None]:
     """A connection to Ray for the block: what this process has, the cluster of ``RAY_ADDRESS``, or one embedded in it.
 
     What was embedded here is shut down at the end; what was there stays.
+
+    Args:
+        runtime: how much of this machine an embedded one takes.
+        held_bytes: what its object store is to hold for long.
     """
     was_there = ray.is_initialized()
     if not was_there:
         with _own_handler():
-            _connect(runtime)
+            _connect(runtime, held_bytes)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -65,7 +73,37 @@ def _own_handler() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def _connect(runtime: RuntimeConfig) -> None:
+def store_bytes(runtime: RuntimeConfig, held_bytes: int) -> int:
+    """How large the object store of an embedded Ray is: as it is told, else with room for what it is to hold.
+
+    It lies in memory, and takes no more of that, or of what may be shared, than leaves processes theirs.
+    """
+    if runtime.object_store_bytes is not None:
+        return runtime.object_store_bytes
+    shared = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else 2 * 2**30  # Ray's own bound on macOS
+    most = min(0.9 * shared, 0.5 * psutil.virtual_memory().available)
+    return int(max(_STORE_BYTES, min(_STORE_BYTES + held_bytes, most)))
+
+
+def short_of(held_bytes: int) -> str | None:
+    """What to tell the user when Ray's object store on some node cannot hold so much, else None. Ray is running."""
+    least = min(_store_sizes(), default=held_bytes)
+    if least >= held_bytes:
+        return None
+    return (
+        f"the features take {held_bytes / 2**20:,.0f} MiB of Ray's object store, which has {least / 2**20:,.0f}: the "
+        "rest goes over the disk, which is slow. Set runtime.object_store_bytes, or start the nodes of a cluster with "
+        "a larger --object-store-memory"
+    )
+
+
+def _store_sizes() -> list[float]:
+    """Bytes of the object store of each node that tells."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [one["object_store_memory"] for one in resources if "object_store_memory" in one]
+
+
+def _connect(runtime: RuntimeConfig, held_bytes: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto" if is_submitted_job() else os.environ["RAY_ADDRESS"], **quiet)
@@ -77,7 +115,7 @@ def _connect(runtime: RuntimeConfig) -> None:
     _embed(
         address="local",
         num_cpus=runtime.num_cpus,
-        object_store_memory=runtime.object_store_bytes,
+        object_store_memory=store_bytes(runtime, held_bytes),
         include_dashboard=False,
         **quiet,
     )

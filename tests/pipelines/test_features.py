@@ -1,5 +1,9 @@
 """Which tables a config asks for."""
 
+from types import SimpleNamespace
+
+import numpy as np
+
 from mer_ray.config import ExtractConfig
 from mer_ray.data.storage import Store
 from mer_ray.pipelines import features
@@ -15,3 +19,12 @@ def test_encoders_of_one_modality_share_one_decoding_of_the_media(tmp_path):
     assert [step.stage.name for step in steps if "clip" in step.stage.reads] == ["audio", "faces"]
     read = {step.stage.name: step.stage.reads for step in steps if step.stage.name in encoders}
     assert read == {"loud": ("audio",), "voice": ("audio",), "shape": ("faces",), "moves": ("faces",)}
+
+
+def test_what_features_will_take_is_known_before_anything_is_made(tmp_path):
+    clips = [Clip(name, Split.UNLABELED, text=name) for name in ("a", "b", "c")]
+    settings = ExtractConfig.model_validate({"encoders": {"words": {"plugin": "ngrams"}}})
+    steps = features.plan(settings, clips, Store(str(tmp_path / "tables")))
+    (dim,) = (step.stage.dim for step in steps if step.stage.name == "words")
+    ready = SimpleNamespace(feature=SimpleNamespace(values=np.zeros((3, 7), np.float16)))
+    assert features.held_bytes(settings, steps, [ready], len(clips)) == 4 * 3 * dim + 2 * 3 * 7

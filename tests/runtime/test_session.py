@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import ray
 
 from mer_ray.config import RuntimeConfig
+from mer_ray.runtime import session as sessions
 from mer_ray.runtime.session import session
 
 HELD_UP = """
@@ -37,6 +39,30 @@ def test_the_ray_of_this_process_is_used_and_stays(ray_cluster):
     with session(RuntimeConfig(num_cpus=1)):
         assert ray.get_runtime_context().get_node_id() == node
     assert ray.is_initialized()
+
+
+def test_the_object_store_has_room_for_what_it_is_to_hold_as_far_as_there_is_memory(monkeypatch, tmp_path):
+    gib = 2**30
+    monkeypatch.setattr(sessions, "_SHARED", tmp_path)
+    shared, memory = SimpleNamespace(free=8 * gib), SimpleNamespace(available=10 * gib)
+    monkeypatch.setattr(sessions.shutil, "disk_usage", lambda path: shared)
+    monkeypatch.setattr(sessions.psutil, "virtual_memory", lambda: memory)
+    least = sessions.store_bytes(RuntimeConfig(), 0)
+    assert least == 400 * 2**20
+    assert sessions.store_bytes(RuntimeConfig(), 3 * gib) == least + 3 * gib
+    assert sessions.store_bytes(RuntimeConfig(), 9 * gib) == 5 * gib, "half of the memory that is free"
+    shared.free = 2 * gib
+    assert sessions.store_bytes(RuntimeConfig(), 9 * gib) == int(1.8 * gib)
+    shared.free = 0
+    assert sessions.store_bytes(RuntimeConfig(), 9 * gib) == least, "as small as it ever was"
+    assert sessions.store_bytes(RuntimeConfig(object_store_bytes=gib), 9 * gib) == gib, "as it is told"
+
+
+def test_what_a_store_cannot_hold_is_told(ray_cluster):
+    assert sessions.short_of(100 * 2**20) is None
+    told = sessions.short_of(3000 * 2**20)
+    assert "take 3,000 MiB of Ray's object store, which has 150:" in told
+    assert "runtime.object_store_bytes" in told
 
 
 @pytest.mark.slow
