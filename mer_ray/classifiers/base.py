@@ -25,7 +25,8 @@ from mer_ray.data.features import Feature, FeatureSet
 CLIP = 10.0
 """Standardised values are held to this many standard deviations: one wild clip must not steer a small fit."""
 
-_BLOCK = 4096
+_BLOCK = 1024
+"""Clips at a time: of 7,000 columns a block takes a seventh of the memory of a square matrix."""
 
 Pattern = tuple[int, ...]
 """The places of the features that a clip has, ascending."""

@@ -275,15 +275,12 @@ class Moments:
     def add(self, rows: NDArray[np.int64], weight_FN: NDArray[np.float32]) -> None:
         """Add clips, each by its weight in every fold: multiplied once, and once more for each fold that differs."""
         usual_N = np.sort(weight_FN, axis=0)[self.num_folds // 2]
-        for pattern, place, x_BD in self.blocks(rows):
-            tiles = _tiles(self.widths, pattern)
-            add_products(self.whole, x_BD, usual_N[place], tiles)
-            for fold in range(self.num_folds):
-                less_B = usual_N[place] - weight_FN[fold, place]
-                if len(touched := np.flatnonzero(less_B)):
-                    if fold not in self.lacking:
-                        self.lacking[fold] = torch.zeros_like(self.whole)
-                    add_products(self.lacking[fold], x_BD[torch.from_numpy(touched)], less_B[touched], tiles)
+        self._add(self.whole, rows, usual_N)
+        for fold, less_N in enumerate(usual_N - weight_FN):
+            if len(touched := np.flatnonzero(less_N)):
+                if fold not in self.lacking:
+                    self.lacking[fold] = torch.zeros_like(self.whole)
+                self._add(self.lacking[fold], rows[touched], less_N[touched])
 
     def blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[base.Pattern, NDArray[np.int64], Tensor]]:
         """Clips of one pattern: the pattern, places among ``rows`` (B,), and their features side by side (B, D)."""
@@ -291,6 +288,10 @@ class Moments:
             for place in base.blocks(places):
                 parts = [self.inputs[m].take(self.features.features[m], rows[place]) for m in pattern]
                 yield pattern, place, torch.cat(parts, dim=1)
+
+    def _add(self, matrix: Tensor, rows: NDArray[np.int64], weight_N: NDArray[np.float32]) -> None:
+        for pattern, place, x_BD in self.blocks(rows):
+            add_products(matrix, x_BD, weight_N[place], _tiles(self.widths, pattern))
 
     def gaussians(self, view: View, pattern: base.Pattern, shrink: float) -> Gaussians:
         """The classes of a view by the features of a pattern; the correlations lie in ``space``."""

@@ -10,6 +10,7 @@ import pytest
 from made_mining import LEARNERS, artifacts, brief, mine, same
 
 from mer_ray.learners import folds as folding
+from mer_ray.rounds.votes import mixture
 
 
 def assert_same_but_for_rounding(one, other):
@@ -110,7 +111,10 @@ def test_votes_are_tempered_by_what_is_recorded_and_learners_weigh_by_their_scor
     free = np.flatnonzero(experiment.labels < 0)
     np.testing.assert_allclose(one.votes["all"][free], tempered.mean(axis=0)[free], atol=1e-5)
     assert sum(done.mined.weights.values()) == pytest.approx(1)
-    assert max(done.mined.weights, key=done.mined.weights.get) == "all"
+    oof_KnC = np.stack([one.votes[name][experiment.labelled] for name in done.mined.weights])
+    expected = mixture(oof_KnC, experiment.labels[experiment.labelled])
+    np.testing.assert_allclose(list(done.mined.weights.values()), expected)
+    assert expected.max() > 1.2 * expected.min()
     weighed = sum(done.mined.weights[name] * np.nan_to_num(one.votes[name][free]) for name in LEARNERS)
     voting = sum(done.mined.weights[name] * ~np.isnan(one.votes[name][free, 0]) for name in LEARNERS)
     np.testing.assert_allclose(done.mined.final.probabilities[free], weighed / voting[:, None], rtol=1e-6)
