@@ -261,6 +261,10 @@ class LearnerConfig(Section):
         PluginConfig(name="fusion"), description="what it is: fusion (a network) | lda_em | linear, for few labels"
     )
     fusion: PluginConfig = Field(PluginConfig(name="attention"), description="fusion model of a network")
+    teacher: str | None = Field(
+        None, description="of a network: a learner of model lda_em, whose answers for the pool it is trained on too"
+    )
+    teacher_weight: float = Field(0.3, gt=0, description="what a clip counts that the teacher answers for")
     seed: int = Field(0, description="with the job's seed it makes the learner's own")
     top: int | None = Field(
         None, ge=1, description="only so many features of each modality: those that alone tell most, out of fold"

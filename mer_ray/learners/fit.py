@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,22 @@ class TrainingRows:
     pseudo_weight: NDArray[np.float32]
     pool: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
+    def taught(self, clip: NDArray[np.int64], said: NDArray[np.float32], weight: float) -> TrainingRows:
+        """With more clips, taken for what another learner says of them.
+
+        Args:
+            clip: int64 (p,), none of those that are there.
+            said: float32 (p, C), its probabilities, NaN where it abstains: such clips are left out.
+            weight: what each counts.
+        """
+        known = ~np.isnan(said).any(axis=1)
+        return replace(
+            self,
+            pseudo_clip=np.concatenate([self.pseudo_clip, clip[known]]),
+            pseudo_target=np.concatenate([self.pseudo_target, said[known]]),
+            pseudo_weight=np.concatenate([self.pseudo_weight, np.full(known.sum(), weight, np.float32)]),
+        )
+
 
 def fit_fold(
     features: FeatureSet, rows: TrainingRows, fusion: str, model_config: base.Config, fit: FitConfig, seed: int
@@ -62,6 +78,7 @@ def fit_folds(
     fit: FitConfig,
     seeds: Sequence[int],
     valence: NDArray[np.float32] | None = None,
+    num_steps: int | None = None,
 ) -> list[FoldModel]:
     """Fit the models of several folds together. Same input and seeds: same bits, whatever else the process did before.
 
@@ -73,6 +90,7 @@ def fit_folds(
         fit: epochs, patience, batch size, learning rate, weight decay.
         seeds: of each fold's initialisation and batches; dropout is drawn by the first.
         valence: float32 (N,) of each clip, NaN where unknown; read where ``fit.valence`` is above 0.
+        num_steps: that many of each instead of ``fit.epochs``.
 
     Returns:
         One model per fold, in evaluation mode, on the CPU.
@@ -97,7 +115,7 @@ def fit_folds(
         parts.append(part.take(np.setdiff1d(np.arange(len(part)), inner)))
         inners.append(part.take(inner))
     with reproducible(seeds[0]):
-        training.train(models, parts, inners, features, fit, seeds)
+        training.train(models, parts, inners, features, fit, seeds, num_steps)
     return [model.eval() for model in models]
 
 

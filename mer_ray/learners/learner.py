@@ -30,6 +30,9 @@ from mer_ray.learners.fit import TrainingRows, fit_folds, reproducible
 from mer_ray.learners.model import FoldModel
 from mer_ray.learners.networks import Networks
 
+_STUDENT_STEPS = 600
+_STUDENT_FIT = {"label_smoothing": 0.05, "inner_share": 0.0}
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -203,7 +206,10 @@ def fit_learners(
     seeds = [
         _seed(seed, one.seed, fold) for one, parts in zip(configs, folds, strict=True) for fold in range(len(parts))
     ]
-    models = iter(fit_folds(own, list(chain(*folds)), configs[0].fusion.name, fusion, fit, seeds, valence))
+    num_steps = None
+    if configs[0].teacher is not None:
+        num_steps, fit = _STUDENT_STEPS, fit.model_copy(update=_STUDENT_FIT)
+    models = iter(fit_folds(own, list(chain(*folds)), configs[0].fusion.name, fusion, fit, seeds, valence, num_steps))
     return [
         Learner(one, names, Networks(fusion, tuple(islice(models, len(parts)))))
         for one, parts in zip(configs, folds, strict=True)

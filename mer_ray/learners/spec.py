@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from mer_ray import registry
@@ -59,7 +59,8 @@ def check(learners: Sequence[LearnerConfig], fit: FitConfig) -> None:
     """Hold learners to what they are said to be, before there are features.
 
     Raises:
-        ConfigError: an option that its model does not have, or ``fit.valence`` is set and no learner is a network.
+        ConfigError: an option that its model does not have, a teacher that cannot be, or ``fit.valence`` is set and no
+            learner is a network.
         PluginError: no such fusion model.
     """
     for learner in learners:
@@ -71,9 +72,26 @@ def check(learners: Sequence[LearnerConfig], fit: FitConfig) -> None:
                 f"learner {learner.name}: model {NETWORK} has no options ({', '.join(learner.model.options)}); "
                 "give them to its key fusion"
             )
+    by_name = {learner.name: learner for learner in learners}
+    for student in learners:
+        if student.teacher is not None:
+            _check_teacher(student, student.teacher, by_name)
     if fit.valence and not any(learner.model.name == NETWORK for learner in learners):
         raise ConfigError(
             f"fit.valence is set, and no learner is of model {NETWORK}, which alone learns it: add one, or set 0"
+        )
+
+
+def _check_teacher(student: LearnerConfig, teacher: str, by_name: Mapping[str, LearnerConfig]) -> None:
+    """Only what is no network reads the pool by itself, so that no teacher has a teacher and there is no circle."""
+    if student.model.name != NETWORK:
+        raise ConfigError(f"learner {student.name}: model {student.model.name} has no teacher; only {NETWORK} has")
+    if teacher not in by_name:
+        near = registry.nearest(teacher, list(by_name))
+        raise ConfigError(f"learner {student.name}: no teacher {teacher!r}{near}; there are: {', '.join(by_name)}")
+    if not reads_pool(by_name[teacher]):
+        raise ConfigError(
+            f"learner {student.name}: its teacher {teacher} does not read the pool; name one of model lda_em"
         )
 
 

@@ -9,6 +9,7 @@ Shapes: G folds, B clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def train(
     features: FeatureSet,
     fit: FitConfig,
     seeds: Sequence[int],
+    num_steps: int | None = None,
 ) -> None:
     """Fit the models in place, each on its part. With an inner split the best epoch is kept (WAF, then lower loss).
 
@@ -48,13 +50,14 @@ def train(
         features: of all clips.
         fit: how.
         seeds: of each model's batches.
+        num_steps: that many instead of ``fit.epochs``.
 
     Raises:
         LearnerError: a loss is not finite.
     """
     table = Table(features, models, device())
     batches = Batches(parts, table, fit, seeds)
-    _Program(models, parts, inners, table, batches, fit).run()
+    _Program(models, parts, inners, table, batches, fit, num_steps).run()
 
 
 class _Program:
@@ -68,7 +71,10 @@ class _Program:
         table: Table,
         batches: Batches,
         fit: FitConfig,
+        num_steps: int | None,
     ) -> None:
+        self.steps_left = fit.epochs * batches.steps if num_steps is None else num_steps
+        self.epochs = -(-self.steps_left // batches.steps)
         self.models, self.inners, self.table, self.batches, self.fit = models, inners, table, batches, fit
         self.stack = Stack([model.fusion for model in models], table.device)
         self.active = torch.arange(len(models))
@@ -78,13 +84,13 @@ class _Program:
         self.optimizer = torch.optim.AdamW(
             self.stack.parameters.values(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, fit.epochs)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, self.epochs)
         self.best = [(-1.0, -float("inf"))] * len(models)
         self.best_epoch = [0] * len(models)
 
     def run(self) -> None:
         """All epochs, or until every fold has stopped."""
-        for epoch in range(self.fit.epochs):
+        for epoch in range(self.epochs):
             loss_G = self._epoch()
             self.schedule.step()
             if not torch.isfinite(loss_G).all():
@@ -99,7 +105,8 @@ class _Program:
     def _epoch(self) -> Tensor:
         """One pass over every fold's clips; the mean loss of each fold's steps, (G,)."""
         total_G = torch.zeros(len(self.active), device=self.table.device)
-        for batch in self.batches.epoch(self.active):
+        for batch in islice(self.batches.epoch(self.active), self.steps_left):
+            self.steps_left -= 1
             with self._autocast():
                 outputs_GBX = self.stack(batch.features, batch.present_GBM, training=True)
             loss_G = batch.loss(outputs_GBX.float(), self.balance, self.fit)

@@ -205,22 +205,53 @@ class Controller:
         self.bench, scaling = benches[chosen]
         if scaling is not None:
             self.rounds.store.write(standardise.FILE, scaling.to_bytes())
-        for trial in self._trials(name_of(0), self.nothing) if len(self.ways) == 2 else ():
-            source = replace(trial, folder=f"standardise/{chosen}/{trial.learner.name}")
+        if len(self.ways) == 2:
+            trials = self._trials(name_of(0), self.nothing)
+            self._copy(trials, chosen)
+            found = {one.folder: made for one in trials if (made := self.bench.finished(one)) is not None}
+            self._copy(self._students(name_of(0), self.nothing, found)[0], chosen)
+
+    def _copy(self, trials: Sequence[Trial], way: Way) -> None:
+        """Give trials of round 0 the fits that were made to choose how to standardise."""
+        for trial in trials:
+            source = replace(trial, folder=f"standardise/{way}/{trial.learner.name}")
             if self.bench.finished(trial) is None and self.bench.finished(source) is not None:
                 self.rounds.copy_learner(source.folder, trial.folder)
                 self.on_fit(trial.folder)
 
+    def _fit(
+        self, bench: Bench, folder: str, pseudo: Adoptions, on_fit: OnFit
+    ) -> tuple[dict[str, Predictions], dict[str, str]]:
+        """All learners of a round, students after their teachers: predictions and errors by folder."""
+        found, failed = self.fit(bench, self._trials(folder, pseudo), on_fit)
+        students, untaught = self._students(folder, pseudo, found)
+        more, lost = self.fit(bench, students, on_fit) if students else ({}, {})
+        return {**found, **more}, {**failed, **untaught, **lost}
+
+    def _students(
+        self, folder: str, pseudo: Adoptions, found: Mapping[str, Predictions]
+    ) -> tuple[list[Trial], dict[str, str]]:
+        """Trials of the learners that have a teacher, from its predictions; errors of those whose teacher failed."""
+        trials, untaught = [], {}
+        for learner in self.learners.values():
+            place = f"{folder}/{learner.name}"
+            if learner.teacher is not None and f"{folder}/{learner.teacher}" in found:
+                said_FNC = found[f"{folder}/{learner.teacher}"].probabilities_FNC
+                trials.append(self.trial(place, learner, pseudo, said_FNC))
+            elif learner.teacher is not None:
+                untaught[place] = f"its teacher {learner.teacher} failed"
+        return trials, untaught
+
     def _try(self, way: Way, bench: Bench) -> NDArray[np.int64]:
         """What the mean of all learners fitted on the labelled clips says of every clip, (N,)."""
-        found, failed = self.fit(bench, self._trials(f"standardise/{way}", self.nothing), lambda folder: None)
+        found, failed = self._fit(bench, f"standardise/{way}", self.nothing, lambda folder: None)
         self._refuse(0, failed)
         heard = {name: self.council.hear(prediction) for name, prediction in _by_learner(found).items()}
         return self.council.mean({name: heard[name].votes for name in self.learners if name in heard}).label
 
     def _round(self, number: int, trained_on: Adoptions, earlier: Sequence[Round]) -> Round:
         """Fit, vote, guard, select."""
-        predictions, failed = self.fit(self.bench, self._trials(name_of(number), trained_on), self.on_fit)
+        predictions, failed = self._fit(self.bench, name_of(number), trained_on, self.on_fit)
         self._refuse(number, failed)
         found = _by_learner(predictions)
         heard = {name: self.council.hear(found[name]) for name in self.learners if name in found}
@@ -253,19 +284,34 @@ class Controller:
         )
 
     def _trials(self, folder: str, pseudo: Adoptions) -> list[Trial]:
-        """Every learner's trial of a round."""
-        return [self.trial(f"{folder}/{name}", learner, pseudo) for name, learner in self.learners.items()]
+        """The trials of a round of the learners that have no teacher."""
+        plain = {name: learner for name, learner in self.learners.items() if learner.teacher is None}
+        return [self.trial(f"{folder}/{name}", learner, pseudo) for name, learner in plain.items()]
 
-    def trial(self, folder: str, learner: LearnerConfig, pseudo: Adoptions) -> Trial:
-        """A learner with its training rows per fold: the labelled clips of the other folds and its own adoptions."""
+    def trial(
+        self, folder: str, learner: LearnerConfig, pseudo: Adoptions, taught_FNC: NDArray[np.float32] | None = None
+    ) -> Trial:
+        """A learner with its training rows per fold: the labelled clips of the other folds and its own adoptions.
+
+        Args:
+            folder: of its artifacts.
+            learner: what it is.
+            pseudo: what was adopted.
+            taught_FNC: a student's teacher's answers; those for a fold's pool, its adoptions left out, are trained on.
+        """
         rows = self.experiment.labelled
         index = list(self.learners).index(learner.name) if learner.name in self.learners else -1
         folds = []
         for fold in range(self.folds.num_folds):
             clip = rows[self.folds.held_out != fold]
             own = pseudo.of(fold, index)
-            pool = self._pool(fold, own.clip) if spec.reads_pool(learner) else self.nothing.clip
-            folds.append(TrainingRows(clip, self.experiment.labels[clip], own.clip, own.target, own.weight, pool))
+            pool = self._pool(fold, own.clip)
+            given = TrainingRows(clip, self.experiment.labels[clip], own.clip, own.target, own.weight)
+            if spec.reads_pool(learner):
+                given = replace(given, pool=pool)
+            elif taught_FNC is not None:
+                given = given.taught(pool, taught_FNC[fold, pool], learner.teacher_weight)
+            folds.append(given)
         return Trial(folder, learner, tuple(folds))
 
     def _pool(self, fold: int, adopted: NDArray[np.int64]) -> NDArray[np.int64]:

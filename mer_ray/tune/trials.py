@@ -140,7 +140,7 @@ def alike(trials: Sequence[Trial], *, networks: bool) -> list[list[Trial]]:
         if trial.learner.model.name != spec.NETWORK:
             key = [trial.learner.model.model_dump_json(), *chain(*trial.rows)]
         elif networks:
-            key = [trial.learner.model_dump_json(include={"features", "fusion"})]
+            key = [trial.learner.model_dump_json(include={"features", "fusion", "teacher"})]
         groups.setdefault(" ".join(key), []).append(trial)
     return list(groups.values())
 

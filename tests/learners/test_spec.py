@@ -157,3 +157,22 @@ def test_valence_needs_a_network():
     with pytest.raises(ConfigError, match="no learner is of model fusion"):
         spec.check([classifier(), classifier("linear")], asked)
     spec.check([classifier(), learner()], asked)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("two", "its teacher two does not read the pool"),
+        ("one", "its teacher one does not read the pool"),
+        ("tree", "no teacher 'tree'; did you mean 'three'"),
+        ("plain", "its teacher plain does not read the pool"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(teacher, message):
+    others = [learner("two").model_copy(update={"teacher": "three"}), classifier().model_copy(update={"name": "three"})]
+    others.append(classifier("linear").model_copy(update={"name": "plain"}))
+    spec.check([learner().model_copy(update={"teacher": "three"}), *others], FIT)
+    with pytest.raises(ConfigError, match=message):
+        spec.check([learner().model_copy(update={"teacher": teacher}), *others], FIT)
+    with pytest.raises(ConfigError, match="model lda_em has no teacher"):
+        spec.check([classifier().model_copy(update={"teacher": "three"}), *others], FIT)
