@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mer_ray import progress
 from mer_ray.config import FitConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import LearnerError
@@ -85,7 +86,7 @@ class _Program:
     def run(self) -> None:
         """All epochs, or until every fold has stopped."""
         for epoch in range(self.fit.epochs):
-            loss_G = self._epoch()
+            loss_G = self._epoch(epoch)
             self.schedule.step()
             if not torch.isfinite(loss_G).all():
                 raise LearnerError(f"the loss became {loss_G.sum()} in epoch {epoch}; lower fit.learning_rate")
@@ -96,10 +97,12 @@ class _Program:
             if not len(self.inners[fold]):
                 load(self.models[fold].fusion, self._kept(), place)
 
-    def _epoch(self) -> Tensor:
+    def _epoch(self, epoch: int) -> Tensor:
         """One pass over every fold's clips; the mean loss of each fold's steps, (G,)."""
+        epochs = self.fit.epochs
         total_G = torch.zeros(len(self.active), device=self.table.device)
-        for batch in self.batches.epoch(self.active):
+        for step, batch in enumerate(self.batches.epoch(self.active)):
+            progress.tell((epoch + step / self.batches.steps) / epochs, f"epoch {epoch + 1} of {epochs}")
             with self._autocast():
                 outputs_GBX = self.stack(batch.features, batch.present_GBM, training=True)
             loss_G = batch.loss(outputs_GBX.float(), self.balance, self.fit)
