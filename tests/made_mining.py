@@ -8,6 +8,7 @@ import made_experiment as made
 import numpy as np
 import pyarrow.parquet as pq
 
+from mer_ray import progress
 from mer_ray.data.storage import Store
 from mer_ray.learners.learner import Predictions
 from mer_ray.tune.controller import Controller, Mined
@@ -25,6 +26,7 @@ class Done:
     mined: Mined
     fits: list = field(default_factory=list)
     events: list = field(default_factory=list)
+    told: list = field(default_factory=list)
 
     @property
     def rounds(self):
@@ -42,7 +44,7 @@ class Done:
 
 
 def mine(folder, experiment, settings, change=lambda controller: None):
-    fits, events = [], []
+    fits, events, told = [], [], []
     controller = Controller(
         experiment,
         settings,
@@ -51,7 +53,9 @@ def mine(folder, experiment, settings, change=lambda controller: None):
         on_fit=fits.append,
     )
     change(controller)
-    return Done(Path(folder), experiment, controller, controller.mine(), fits, events)
+    with progress.heard(lambda share, what: told.append((share, what))):
+        mined = controller.mine()
+    return Done(Path(folder), experiment, controller, mined, fits, events, told)
 
 
 def artifacts(rounds):

@@ -62,6 +62,7 @@ ELSEWHERE = {
         "tests/pipelines/test_weights.py::test_a_published_pickle_becomes_a_folder_that_the_separator_loads"
     ),
     f"{PYTHON} jobs/bench.py round": f"{BENCHMARKS}round.py::test_a_small_round_is_measured",
+    f"{PYTHON} jobs/bench.py job": f"{BENCHMARKS}job.py::test_a_small_job_is_measured",
     f"{PYTHON} jobs/bench.py memory": (
         f"{BENCHMARKS}memory.py::test_what_a_large_encoder_needs_falls_with_the_gpus_and_with_offload"
     ),

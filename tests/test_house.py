@@ -22,7 +22,7 @@ TOP_LEVEL = {
     "CHANGELOG.md", "CONTRIBUTING.md", "docs",
 }  # fmt: skip
 ROWS = (
-    ("types", "errors", "config", "registry"),
+    ("types", "errors", "progress", "config", "registry"),
     ("demo",),
     ("data",),
     ("pretrained",),

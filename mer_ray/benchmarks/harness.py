@@ -152,17 +152,22 @@ def median(values: Sequence[float]) -> float:
 
 
 class Memory:
-    """The most memory that this process and its children held together: sum of PSS, sampled."""
+    """The most memory that a process, this one unless another is given, and its children held: sum of PSS, sampled."""
 
-    def __init__(self) -> None:
+    def __init__(self, process_id: int | None = None) -> None:
+        self.process_id = process_id
         self.peak_bytes = 0
         self._stop = threading.Event()
 
     def sample(self) -> None:
         """Take one sample."""
-        me = psutil.Process()
+        try:
+            root = psutil.Process(self.process_id)
+            processes = [root, *root.children(recursive=True)]
+        except psutil.Error:  # it has ended
+            return
         total = 0
-        for process in [me, *me.children(recursive=True)]:
+        for process in processes:
             try:
                 total += process.memory_full_info().pss
             except (psutil.Error, AttributeError):  # gone meanwhile, or a system without PSS
@@ -177,9 +182,9 @@ class Memory:
 
 
 @contextmanager
-def peak_memory() -> Iterator[Memory]:
+def peak_memory(process_id: int | None = None) -> Iterator[Memory]:
     """Watch the memory for the time of the block."""
-    memory = Memory()
+    memory = Memory(process_id)
     memory.sample()
     thread = threading.Thread(target=memory._watch, daemon=True)
     thread.start()

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from mer_ray import progress
 from mer_ray.classifiers import base
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import LearnerError
@@ -360,6 +361,7 @@ def _expect(first: list[View], moments: Moments, config: Config, pools: Sequence
     weight_FN = np.stack([np.isin(pool, one) for one in pools]).astype(np.float32) * np.float32(config.pool_weight)
     views = first
     for step in range(config.steps if weight_FN.any() else 0):
+        progress.tell(step / config.steps, f"step {step + 1} of {config.steps}")
         patterns = [pattern for pattern, _ in base.by_pattern(moments.features.present, pool)]
         solved = [
             {shown: moments.solve(view, shown, config.shrink) for shown in {view.shown(one) for one in patterns} - {()}}

@@ -179,6 +179,9 @@ class FitConfig(Section):
 
     folds: int = Field(5, ge=2, description="folds of the cross-validation; shrinks to what classes and speakers allow")
     epochs: int = Field(40, ge=1, description="epochs of one fit; the learning rate falls to 0 over them by a cosine")
+    most_steps: int = Field(
+        2500, ge=1, description="steps of one fit at most; a longer epoch takes a part of the clips, drawn anew"
+    )
     patience: int = Field(15, ge=1, description="epochs without a better inner score before stopping early")
     inner_share: float = Field(
         0.15, ge=0, lt=1, description="share of a fold's own training part that early stopping watches; 0: no stopping"

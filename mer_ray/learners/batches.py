@@ -86,13 +86,14 @@ class Table:
 class Batches:
     """Random batches of every fold, all folds in step.
 
-    An epoch has as many steps as the largest fold needs; smaller folds take smaller batches, padded with clips that
-    count nothing.
+    An epoch has as many steps as the largest fold needs, so long as all epochs together keep to ``fit.most_steps``:
+    else it takes of each fold what those steps hold, drawn anew. Smaller folds take smaller batches, padded with clips
+    that count nothing.
 
     Args:
         parts: what each fold trains on, at least one clip each.
         table: the features.
-        fit: batch size and mixup.
+        fit: batch size, epochs and their most steps, mixup.
         seeds: of each fold.
     """
 
@@ -100,7 +101,9 @@ class Batches:
         self.parts = parts
         self.table = table
         self.mixup = fit.mixup
-        self.steps = max(-(-len(part) // fit.batch_size) for part in parts)
+        needed = max(-(-len(part) // fit.batch_size) for part in parts)
+        self.steps = min(needed, max(1, fit.most_steps // fit.epochs))
+        self.most_clips = self.steps * fit.batch_size
         self.rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
         self.clip_Gn = padded([part.clip for part in parts], table.device)
         self.target_GnC = padded([part.target for part in parts], table.device)
@@ -108,7 +111,7 @@ class Batches:
         self.valence_Gn = padded([part.valence for part in parts], table.device)
 
     def epoch(self, folds: Tensor) -> Iterator[Batch]:
-        """Each clip of the given folds once, in random order.
+        """Each clip of the given folds once, or as many as an epoch takes, in random order.
 
         Args:
             folds: int64 (G,), ascending.
@@ -128,8 +131,8 @@ class Batches:
 
     def _order(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]:
         """Places, whether they are real, and what mixup leaves of each clip: three (T, B) of one fold's epoch."""
-        rng, count = self.rngs[fold], len(self.parts[fold])
-        order, (least, more) = rng.permutation(count), divmod(count, self.steps)
+        rng, count = self.rngs[fold], min(len(self.parts[fold]), self.most_clips)
+        order, (least, more) = rng.permutation(len(self.parts[fold]))[:count], divmod(count, self.steps)
         width = least + bool(more)
         sizes = np.where(np.arange(self.steps) < more, least + 1, least)
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])

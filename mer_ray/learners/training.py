@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mer_ray import progress
 from mer_ray.config import FitConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import LearnerError
@@ -91,7 +92,7 @@ class _Program:
     def run(self) -> None:
         """All epochs, or until every fold has stopped."""
         for epoch in range(self.epochs):
-            loss_G = self._epoch()
+            loss_G = self._epoch(epoch)
             self.schedule.step()
             if not torch.isfinite(loss_G).all():
                 raise LearnerError(f"the loss became {loss_G.sum()} in epoch {epoch}; lower fit.learning_rate")
@@ -102,11 +103,12 @@ class _Program:
             if not len(self.inners[fold]):
                 load(self.models[fold].fusion, self._kept(), place)
 
-    def _epoch(self) -> Tensor:
+    def _epoch(self, epoch: int) -> Tensor:
         """One pass over every fold's clips; the mean loss of each fold's steps, (G,)."""
         total_G = torch.zeros(len(self.active), device=self.table.device)
-        for batch in islice(self.batches.epoch(self.active), self.steps_left):
+        for step, batch in enumerate(islice(self.batches.epoch(self.active), self.steps_left)):
             self.steps_left -= 1
+            progress.tell((epoch + step / self.batches.steps) / self.epochs, f"epoch {epoch + 1} of {self.epochs}")
             with self._autocast():
                 outputs_GBX = self.stack(batch.features, batch.present_GBM, training=True)
             loss_G = batch.loss(outputs_GBX.float(), self.balance, self.fit)

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mer_ray import registry
+from mer_ray import progress, registry
 from mer_ray.config import MineConfig
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
@@ -62,7 +63,8 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
         return 0
     steps = features.plan(settings, brought.clips, tables)
     room = Room(settings.fit.memory_bytes)
-    vectors = source.vectors(brought, room)
+    with step_line(console, "vectors"):
+        vectors = source.vectors(brought, room)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
@@ -77,12 +79,12 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
         experiment = make_experiment(settings, brought, extraction)
         experiment, mined, ablations = _mine(experiment, settings, run_dir, journal, console)
         outcome = results.Run(settings, brought, extraction, experiment, mined, ablations)
-        with _timed(journal, "explain"):
+        with _timed(journal, "explain"), step_line(console, "explain"):
             explained = results.explain(outcome, run_dir)
         given = dict(zip(experiment.features.clip_ids, mined.final.label.tolist(), strict=True))
         track = Track(settings, brought, extraction, given, run_dir, tables, journal, console)
         outcome = replace(outcome, noise=track.measure())
-    with _timed(journal, "report"):
+    with _timed(journal, "report"), step_line(console, "report"):
         figures = results.measure(outcome, journal)
         results.write(outcome, explained, run_dir, figures)
         run_dir.write("report.html", report.render(narrate.gather(outcome, explained, figures, journal)).encode())
@@ -134,22 +136,31 @@ def _mine(
     """What was learnt from, its features standardised as the learners read them, and what came of it."""
     with _timed(journal, "mining"), step_line(console, "mining", "fits") as line:
         fitted: list[str] = []
+        phase = "choosing inputs"
 
-        def show(folder: str) -> None:
-            fitted.append(folder)
-            most = len(controller.learners) * (settings.mining.rounds + 1)
-            line.update(len(fitted), most, f"round {int(folder[:2])}")
+        def record(kind: str, **fields: Any) -> None:  # noqa: ANN401 - as the journal's
+            nonlocal phase
+            phase = f"round {fields['round']}" if kind == "round_started" else phase
+            journal.event(kind, **fields)
 
-        controller = Controller(experiment, settings, run_dir, journal.event, show)
+        def show(what: str) -> None:
+            line.update(len(fitted), len(controller.learners) * (settings.mining.rounds + 1), f"{phase}: {what}")
+
+        controller = Controller(experiment, settings, run_dir, record, fitted.append)
         for warning in controller.folds.warnings:
             console.print(f"[yellow]note: {warning}[/]", soft_wrap=True)
-        mined = controller.mine()
+        with progress.heard(lambda share, what: show(what)):
+            mined = controller.mine()
     last = mined.rounds[-1]
     if not last.kept:
         console.print(f"[yellow]round {last.number}: {last.reason}[/]", soft_wrap=True)
     if not settings.evaluation.ablations:
         return controller.experiment, mined, None
-    with _timed(journal, "ablations"):
+    with (
+        _timed(journal, "ablations"),
+        step_line(console, "ablations", "fits") as line,
+        progress.heard(lambda share, what: line.note(what)),
+    ):
         return controller.experiment, mined, ablate(controller, mined)
 
 

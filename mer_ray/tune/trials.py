@@ -18,6 +18,7 @@ import ray
 from ray import tune
 
 from mer_ray import config as configs
+from mer_ray import progress
 from mer_ray.config import FitConfig, LearnerConfig
 from mer_ray.learners import spec
 from mer_ray.learners.experiment import Experiment
@@ -27,6 +28,9 @@ from mer_ray.rounds.state import Rounds
 
 _MODEL_FILES = ("model.safetensors", "config.json")
 _PREDICTIONS = "predictions.safetensors"
+
+_TOLD_SECONDS = 5.0
+"""A worker says how far it is so often; it waits meanwhile."""
 
 QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 """Tune prints nothing of its own, writes no logs, and leaves Ctrl-C to the job."""
@@ -146,11 +150,13 @@ def alike(trials: Sequence[Trial], *, networks: bool) -> list[list[Trial]]:
 
 
 class _OnDone(tune.Callback):  # type: ignore[misc]  # Ray has no types
-    """Tells the folders of each group of trials that is finished."""
+    """Tells the folders of each group of trials that is finished, and how far all of them are together."""
 
     def __init__(self, groups: Sequence[Sequence[Trial]], on_done: Callable[[str], None]) -> None:
         self.folders = [[trial.folder for trial in group] for group in groups]
         self.on_done: Callable[[str], None] | None = on_done
+        self.shares = [0.0] * len(groups)
+        self.started = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune saves its callbacks for a restore that is never done; a console cannot be pickled."""
@@ -161,6 +167,39 @@ class _OnDone(tune.Callback):  # type: ignore[misc]  # Ray has no types
         if self.on_done is not None:
             for folder in self.folders[trial.config["group"]]:
                 self.on_done(folder)
+        self._tell(trial.config["group"], 1.0, "")
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,  # noqa: ANN401
+        result: dict[str, Any],
+        **info: Any,  # noqa: ANN401
+    ) -> None:
+        """See ``tune.Callback``."""
+        if "share" in result:
+            self._tell(trial.config["group"], result["share"], f", {result['what']}")
+
+    def _tell(self, group: int, share: float, what: str) -> None:
+        self.shares[group] = share
+        num_fits = [len(folders) for folders in self.folders]
+        done = sum(num for num, share in zip(num_fits, self.shares, strict=True) if share == 1)
+        whole = sum(num * share for num, share in zip(num_fits, self.shares, strict=True)) / sum(num_fits)
+        left = left_of(whole, time.monotonic() - self.started)
+        progress.tell(whole, f"{done} of {sum(num_fits)} fits{what}{left}")
+
+
+def left_of(share: float, seconds: float) -> str:
+    """How long what is ``share`` done in ``seconds`` still takes, behind a comma; nothing where that cannot be told.
+
+    >>> left_of(0.25, 100.0), left_of(0.9, 90.0), left_of(0.0, 5.0), left_of(1.0, 5.0)
+    (', about 5 min left', ', under a minute left', '', '')
+    """
+    if not 0 < share < 1:
+        return ""
+    minutes = seconds * (1 - share) / share / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", under a minute left"
 
 
 def _tune(
@@ -207,5 +246,6 @@ def cause(error: Exception) -> str:
 
 
 def _trainable(config: dict[str, Any], bench: Bench, groups: list[list[Trial]]) -> None:
-    bench.work(*groups[config["group"]])
+    with progress.heard(lambda share, what: tune.report({"share": share, "what": what}), _TOLD_SECONDS):
+        bench.work(*groups[config["group"]])
     tune.report({"done": 1})

@@ -70,3 +70,27 @@ def test_the_order_is_a_folds_own_and_changes_with_the_epoch_and_the_seed():
     assert first == order(make(), [1])
     assert first != order(both, [0, 1])
     assert first != order(make(seed=7), [1])
+
+
+def test_an_epoch_that_is_too_long_takes_a_part_of_the_clips_that_is_drawn_anew():
+    _, _, given = table()
+    parts = [part(0, 50), part(20, 28)]
+
+    def drawn(most_steps):
+        batches = Batches(parts, given, FitConfig(batch_size=7, epochs=10, most_steps=most_steps), [5, 6])
+        epochs = [list(batches.epoch(torch.tensor([0, 1]))) for _ in range(10)]
+        return [[torch.cat([b.valence_GB[g][b.real_GB[g]] for b in one]).tolist() for g in (0, 1)] for one in epochs]
+
+    bounded = drawn(39)
+    assert bounded == drawn(39)
+    assert all((len(first), len(set(first))) == (21, 21) for first, _ in bounded), "3 steps of 7"
+    assert all(sorted(second) == list(range(20, 28)) for _, second in bounded)
+    assert set().union(*(first for first, _ in bounded)) == set(range(50))
+    assert drawn(80) == drawn(10_000) != bounded, "8 steps are a whole epoch"
+    assert len(drawn(1)[0][0]) == 7
+
+
+def test_a_fit_on_the_missions_labelled_clips_is_not_cut_short():
+    fit = FitConfig()
+    trained_on = 5030 * (1 - 1 / fit.folds) * (1 - fit.inner_share)
+    assert -(-trained_on // fit.batch_size) * fit.epochs <= fit.most_steps

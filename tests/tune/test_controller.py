@@ -1,6 +1,7 @@
 """The mining loop on real Ray Tune; where a test is of the loop's logic alone, its learners are fitted right here."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -58,6 +59,14 @@ def test_events_tell_each_change_of_state(done):
     assert [fields["round"] for _, fields in done.events] == [0, 0, 1, 1, 2, 2]
     assert done.events[0][1]["pseudo_labels"] == 0
     assert done.events[2][1]["pseudo_labels"] == len(done.mined.rounds[0].selected)
+
+
+def test_fits_in_workers_say_how_far_they_are(done):
+    num_fits, epochs = len(LEARNERS), made.FIT.epochs
+    words = [what for _, what in done.told]
+    assert any(re.match(rf"\d of {num_fits} fits, epoch \d+ of {epochs}", what) for what in words)
+    assert words.count(f"{num_fits} of {num_fits} fits") == 3, "of each round, as it ends"
+    assert all(0 <= share <= 1 for share, _ in done.told)
 
 
 def test_the_files_of_a_learner_predict_what_it_voted(done):
