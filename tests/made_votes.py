@@ -51,12 +51,12 @@ def select(strategy, votes_KNC, options=None, weights=None, prior=None, **told):
     return list(zip(chosen.clip.tolist(), chosen.label.tolist(), strict=True))
 
 
-def context(votes_KNC, weights=None, prior=None, round_number=0, num_adopted=0):
+def context(votes_KNC, weights=None, prior=None, round_number=0):
     """What a strategy is told beside the votes."""
     num_learners, _, num_classes = np.shape(votes_KNC)
     weights = np.full(num_learners, 1 / num_learners) if weights is None else np.array(weights, dtype=float)
     prior = np.full(num_classes, 1 / num_classes) if prior is None else np.array(prior, dtype=float)
-    return Context(round_number, weights, prior, num_adopted)
+    return Context(round_number, weights, prior)
 
 
 def leading(votes_KNC, clip):

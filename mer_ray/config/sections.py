@@ -260,7 +260,7 @@ class LearnerConfig(Section):
 class MiningConfig(Section):
     rounds: int = Field(3, ge=0, description="most rounds after round 0")
     strategy: str = Field(
-        "topk", description="topk (P3) | vote (P1) | vote_topk | threshold | adaptive | soft | a plug-in of your own"
+        "vote", description="vote (P1): what 3 of 4 learners agree on | topk (P3): the surest | a plug-in of your own"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the strategy's Config")
     include_test: bool = Field(False, description="adopt test clips as pseudo-labelled too")

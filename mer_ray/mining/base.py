@@ -30,13 +30,11 @@ class Context:
         round_number: the round of these votes; 0 is the labelled data alone.
         learner_weights_K: float64, how much each learner counts, summing to 1.
         prior_C: float64, the class shares expected, summing to 1.
-        num_adopted: clips that earlier rounds adopted for good, which are not among the votes.
     """
 
     round_number: int
     learner_weights_K: NDArray[np.float64]
     prior_C: NDArray[np.float64]
-    num_adopted: int = 0
 
     @classmethod
     def even(cls, num_learners: int, num_classes: int, round_number: int = 0) -> Context:
@@ -148,27 +146,24 @@ def selection(
     label: NDArray[np.int64],
     counts_NC: NDArray[np.int64],
     mean_NC: NDArray[np.float64],
-    target_nC: NDArray[np.floating] | None = None,
-    weight_n: NDArray[np.floating] | None = None,
 ) -> Selection:
     """The ``Selection`` of the given clips and labels, in order of the clips, with what the votes say of them.
+
+    Each is trained towards its label alone, and counts 1.
 
     Args:
         clip: the clips adopted, in any order.
         label: the class of each.
         counts_NC: of all clips of the pool, from ``count``.
         mean_NC: of all clips of the pool, from ``mean``.
-        target_nC: what to train each towards, aligned with ``clip``; its label alone when None.
-        weight_n: how much each counts, aligned with ``clip``; 1 when None.
     """
     order = np.argsort(clip, kind="stable")
     clip, label = clip[order].astype(np.int64), label[order].astype(np.int64)
-    hard = np.eye(mean_NC.shape[1], dtype=np.float32)[label]
     return Selection(
         clip,
         label,
         counts_NC[clip, label],
         mean_NC[clip, label],
-        hard if target_nC is None else target_nC[order].astype(np.float32),
-        np.ones(len(clip), dtype=np.float32) if weight_n is None else weight_n[order].astype(np.float32),
+        np.eye(mean_NC.shape[1], dtype=np.float32)[label],
+        np.ones(len(clip), dtype=np.float32),
     )

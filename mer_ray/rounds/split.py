@@ -110,7 +110,7 @@ def adopt(
         votes_KFNC: probabilities by the model of each learner and fold, for all clips.
         pool_FN: bool, clips that each fold may adopt.
         earlier: adoptions that stand; a clip adopted in a fold has left the pool of that fold only.
-        contexts: what the strategy is told, one per fold; ``num_adopted`` is filled in here.
+        contexts: what the strategy is told, one per fold.
         how: see ``divide``.
         seed: of the division.
 
@@ -120,13 +120,12 @@ def adopt(
     num_learners, num_folds, _, num_classes = votes_KFNC.shape
     adoptions = Adoptions.none(num_classes)
     for fold, context in zip(range(num_folds), contexts, strict=True):
-        gone = np.unique(earlier.clip[earlier.fold == fold])
         free = pool_FN[fold].copy()
-        free[gone] = False
+        free[earlier.clip[earlier.fold == fold]] = False
         rows = np.flatnonzero(free)
         if not len(rows):
             continue
-        chosen = strategy.select(votes_KFNC[:, fold, rows], replace(context, num_adopted=len(gone)))
+        chosen = strategy.select(votes_KFNC[:, fold, rows], context)
         place, learner, times = divide(how, chosen.label, num_learners, [seed, context.round_number, fold])
         taken = _take(chosen, place)
         adoptions = adoptions.join(

@@ -155,14 +155,6 @@ def test_a_clip_drawn_twice_counts_twice_and_all_means_all(strategy, votes_KFNC)
     assert set(all_.weighted(0.5).weight.tolist()) == {0.5}
 
 
-def test_a_strategy_is_told_how_many_clips_have_left_the_pool_of_its_fold(votes_KFNC):
-    """By share, half of the 30 clips in all, whatever has been adopted before; of fold 0 alone some had been."""
-    by_share = registry.build("mining", "topk", {"share": 0.5, "share_rounds": 1})
-    sure = np.tile(np.eye(3)[np.arange(40) % 3], (4, 3, 1, 1))
-    earlier = some([0] * 9, list(range(10, 19)), [0] * 9)
-    assert run(by_share, sure, earlier=earlier).num_clips_by_fold(3) == [6, 15, 15]
-
-
 def test_rows_are_joined_and_picked_in_order():
     joined = some([0, 1], [5, 6], [1, 2], [0, 1]).join(some([0], [7], [0], [1]))
     assert len(joined) == 3

@@ -40,10 +40,10 @@ def test_labels_of_the_held_out_fold_reach_neither_its_models_nor_its_pseudo_lab
         assert number == 2 or done.selected(number) != other.selected(number)
 
 
-def test_nor_do_they_by_class_shares_growth_or_selecting_anew(tmp_path, here, monkeypatch):
+def test_nor_do_they_by_class_shares_or_selecting_anew(tmp_path, here, monkeypatch):
     experiment, _ = made.make()
     options = {
-        "strategy": "topk", "options": {"share": 0.6, "share_rounds": 2}, "prior": "labelled", "relabel": "revisit",
+        "strategy": "topk", "options": {"k": 30}, "prior": "labelled", "relabel": "revisit",
         "split": "all",
     }  # fmt: skip
     settings = brief(made.settings(rounds=1, **options))
@@ -60,7 +60,7 @@ def test_nor_do_they_by_class_shares_growth_or_selecting_anew(tmp_path, here, mo
 
 
 EVERYTHING = {
-    "strategy": "soft", "split": "bootstrap", "relabel": "revisit", "calibrate": True, "weigh_learners": True,
+    "strategy": "topk", "split": "bootstrap", "relabel": "revisit", "calibrate": True, "weigh_learners": True,
     "prior": "uniform", "rounds_kept": "all", "weight": 0.5,
 }  # fmt: skip
 
@@ -94,7 +94,6 @@ def test_what_is_selected_anew_replaces_what_was_and_comes_from_the_whole_pool(t
         assert len(own)
         np.testing.assert_array_equal(rows.pseudo_target, own.target)
         np.testing.assert_array_equal(rows.pseudo_weight, own.weight)
-        assert ((own.target > 0) & (own.target < 1)).any(), "targets are soft"
         assert (own.weight % 0.5 != 0).any() or (own.weight > 0.5).any()
 
 
@@ -110,7 +109,6 @@ def test_votes_are_tempered_by_what_is_recorded_and_learners_weigh_by_their_scor
     free = np.flatnonzero(experiment.labels < 0)
     np.testing.assert_allclose(one.votes["all"][free], tempered.mean(axis=0)[free], atol=1e-5)
     assert sum(done.mined.weights.values()) == pytest.approx(1)
-    assert max(done.mined.weights, key=done.mined.weights.get) == "all"
     weighed = sum(done.mined.weights[name] * np.nan_to_num(one.votes[name][free]) for name in LEARNERS)
     voting = sum(done.mined.weights[name] * ~np.isnan(one.votes[name][free, 0]) for name in LEARNERS)
     np.testing.assert_allclose(done.mined.final.probabilities[free], weighed / voting[:, None], rtol=1e-6)
