@@ -25,7 +25,7 @@ class Strategy(base.Strategy):
 
     def select(self, votes_KNC: NDArray[np.floating], context: base.Context) -> base.Selection:
         """See ``base.Strategy``."""
-        mean_NC = base.mean(votes_KNC, context.learner_weights_K)
+        mean_NC = base.mean(votes_KNC)
         voted = np.flatnonzero(~np.isnan(mean_NC).any(axis=1))
         label = np.nan_to_num(mean_NC).argmax(axis=1)
         surest = voted[np.argsort(-mean_NC[voted, label[voted]], kind="stable")]

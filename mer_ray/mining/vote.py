@@ -13,7 +13,7 @@ class Config(base.Config):
     """How many learners must agree: ``min_agree`` of them, or all when they are fewer, and at least ``min_share``."""
 
     min_agree: int = Field(3, ge=1, description="learners that must predict the same class (P1: 3 of 4)")
-    min_share: float = Field(0.75, ge=0, le=1, description="share of the learners' weight that must agree")
+    min_share: float = Field(0.75, ge=0, le=1, description="share of the learners that must agree")
     min_probability: float = Field(0.0, ge=0, le=1, description="least mean probability of the class adopted")
 
 
@@ -31,12 +31,11 @@ class Strategy(base.Strategy):
         num_learners, num_clips, num_classes = votes_KNC.shape
         predicted_KN = base.predicted(votes_KNC)
         counts_NC = base.count(predicted_KN, num_classes)
-        shares_NC = base.share(predicted_KN, num_classes, context.learner_weights_K)
-        mean_NC = base.mean(votes_KNC, context.learner_weights_K)
+        mean_NC = base.mean(votes_KNC)
         likely_NC = np.nan_to_num(mean_NC)
-        label = np.where(shares_NC == shares_NC.max(axis=1, keepdims=True), likely_NC, -1.0).argmax(axis=1)
+        label = np.where(counts_NC == counts_NC.max(axis=1, keepdims=True), likely_NC, -1.0).argmax(axis=1)
         rows = np.arange(num_clips)
-        enough = counts_NC[rows, label] >= min(self.config.min_agree, num_learners)
-        enough &= shares_NC[rows, label] >= self.config.min_share - 1e-9
+        least = max(min(self.config.min_agree, num_learners), self.config.min_share * num_learners - 1e-9)
+        enough = counts_NC[rows, label] >= least
         agreed = np.flatnonzero(enough & (likely_NC[rows, label] >= self.config.min_probability))
         return base.selection(agreed, label[agreed], counts_NC, mean_NC)

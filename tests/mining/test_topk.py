@@ -47,9 +47,3 @@ def test_a_class_with_few_clips_gives_what_it_has():
 def test_none_of_a_class_is_refused():
     with pytest.raises(ConfigError, match="k"):
         select([[[1.0, 0.0]]], k=0)
-
-
-def test_confidence_counts_learners_by_their_weight():
-    votes_KNC = [[[0.9, 0.1], [0.6, 0.4]], [[0.5, 0.5], [1.0, 0.0]]]
-    assert made_votes.select("topk", votes_KNC, {"k": 1}) == [(1, 0)]
-    assert made_votes.select("topk", votes_KNC, {"k": 1}, weights=[0.9, 0.1]) == [(0, 0)]
