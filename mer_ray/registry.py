@@ -30,6 +30,23 @@ KINDS = {
 }
 """Each kind of plug-in and the name of the class that every file of the kind defines."""
 
+REMOVED = {
+    **{f"mining.{name}": "strategies are vote and topk" for name in ("adaptive", "soft", "threshold", "vote_topk")},
+    "mining.topk.share": "give mining.options.k, clips of each class a round",
+    "mining.topk.share_rounds": "give mining.options.k, clips of each class a round",
+    "mining.topk.growth": "mining.options.k is the same in every round",
+    "mining.split": "give mining.options.split",
+    "mining.relabel": "give mining.options.relabel",
+    "mining.calibrate": "votes are always calibrated; leave it out",
+    "mining.weigh_learners": "learners count alike; leave it out",
+    "mining.rounds_kept": "the last round kept votes; leave it out",
+    "mining.weight": "a pseudo-labelled clip counts as a labelled one; leave it out",
+    "mining.guard_tolerance": "the guard allows for the noise alone; leave it out, or give mining.guard=false",
+    "fit.mixup": "leave it out; fit.dropout and fit.label_smoothing regularise",
+    "fit.average": "leave it out; fit.patience keeps the best epoch",
+}
+"""Keys and plug-ins that earlier versions had, and what to do in place of each."""
+
 
 def names(kind: str) -> list[str]:
     """The plug-ins of a kind, sorted.
@@ -48,6 +65,8 @@ def find(kind: str, name: str) -> ModuleType:
         PluginError: no such plug-in, or a library it needs is not installed.
     """
     known = names(kind)
+    if name not in known and (instead := REMOVED.get(f"{kind}.{name}")):
+        raise PluginError(f"{kind}: {name!r} is no longer there: {instead}")
     if name not in known:
         raise PluginError(f"{kind}: no plug-in {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
     try:
@@ -82,7 +101,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[
     for fault in error.errors():
         path = [str(part) for part in fault["loc"]]
         key = ".".join([where, *path]) if where else ".".join(path)
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden" and key in REMOVED:
+            lines.append(f"{key} is no longer there: {REMOVED[key]}")
+        elif fault["type"] == "extra_forbidden":
             lines.append(f"unknown key {key}{nearest(path[-1], _keys_beside(model, path))}")
         else:
             lines.append(f"{key}: {fault['msg']} (got {fault['input']!r})")

@@ -56,8 +56,7 @@ def learners():
 
 
 def settings(rounds=2, **options):
-    paper = {"strategy": "vote", "relabel": "keep"}  # P1
-    given = {**paper, "guard": False, "rounds": rounds, **options}
+    given = {"guard": False, "rounds": rounds, **options}
     return MineConfig(fit=FIT, learners=learners(), mining=MiningConfig(**given))
 
 

@@ -36,6 +36,6 @@ def of_vectors(folder, *more):
         vector = (np.eye(3)[emotion] * 3 + rng.normal(size=(60, 3))).astype(np.float32)
         np.savez(folder / f"features/{name}.npz", clip_id=ids[kept], vector=vector[kept])
     brought = [f"data.manifest={folder}/clips.csv", f"data.features={folder}/features"]
-    options = ["data.modalities.face_net=video", "mining.rounds_kept=all", *QUICK, "fit.folds=3"]
+    options = ["data.modalities.face_net=video", *QUICK, "fit.folds=3"]
     assert in_process.run("mine", *brought, *options, *more, f"run.dir={folder}/run") == 0
     return folder

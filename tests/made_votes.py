@@ -42,21 +42,18 @@ def classes_of(votes_KNC, clip):
     return [row.index(max(row)) for row in voting]
 
 
-def select(strategy, votes_KNC, options=None, weights=None, prior=None, **told):
-    """What a strategy adopts, as pairs of clip and class; learners and classes count alike unless said otherwise."""
+def select(strategy, votes_KNC, options=None, **told):
+    """What a strategy adopts, as pairs of clip and class; classes are equally common unless said otherwise."""
     votes_KNC = np.asarray(votes_KNC, dtype=float)
-    chosen = registry.build("mining", strategy, options or {}).select(
-        votes_KNC, context(votes_KNC, weights, prior, **told)
-    )
+    chosen = registry.build("mining", strategy, options or {}).select(votes_KNC, context(votes_KNC, **told))
     return list(zip(chosen.clip.tolist(), chosen.label.tolist(), strict=True))
 
 
-def context(votes_KNC, weights=None, prior=None, round_number=0, num_adopted=0):
+def context(votes_KNC, prior=None, round_number=0):
     """What a strategy is told beside the votes."""
-    num_learners, _, num_classes = np.shape(votes_KNC)
-    weights = np.full(num_learners, 1 / num_learners) if weights is None else np.array(weights, dtype=float)
+    num_classes = np.shape(votes_KNC)[2]
     prior = np.full(num_classes, 1 / num_classes) if prior is None else np.array(prior, dtype=float)
-    return Context(round_number, weights, prior, num_adopted)
+    return Context(round_number, prior)
 
 
 def leading(votes_KNC, clip):

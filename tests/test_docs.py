@@ -137,11 +137,11 @@ def test_the_readmes_strategy_keeps_the_contract(tmp_path: Path) -> None:
     sure, other, unsure = [0.9, 0.1], [0.1, 0.9], [0.6, 0.4]
     silent = [np.nan, np.nan]
     votes = np.array([[sure, sure, unsure, other, silent], [sure, other, unsure, silent, silent]])
-    selection = strategy.select(votes, Context.even(2, 2))
+    selection = strategy.select(votes, Context.even(2))
     assert selection.clip.tolist() == [0, 3]
     assert selection.label.tolist() == [0, 1]
     assert selection.agreement.tolist() == [2, 1]
-    assert strategy.select(votes[:, :0], Context.even(2, 2)).clip.tolist() == []
+    assert strategy.select(votes[:, :0], Context.even(2)).clip.tolist() == []
 
 
 def test_what_a_user_is_told_to_type_names_the_environments_python() -> None:

@@ -219,11 +219,11 @@ def _predict(one: Round, executor: Executor, files: Sequence[dict[str, bytes]], 
 def _adopt(one: Round, predictions: Sequence[Predictions], held_out: NDArray[np.int64]) -> Adoptions:
     """By the vote of 3 of 4, an even share to each learner (P1 section 2.5)."""
     votes_KFNC = np.stack([prediction.probabilities_FNC for prediction in predictions])
-    contexts = [Context.even(len(predictions), one.settings.classes)] * one.folds.num_folds
+    contexts = [Context.even(one.settings.classes)] * one.folds.num_folds
     strategy = registry.build("mining", "vote", {})
     none = Adoptions.none(one.settings.classes)
     pool_FN = np.tile(held_out < 0, (one.folds.num_folds, 1))
-    return adopt(strategy, votes_KFNC, pool_FN, none, contexts, how="even", seed=one.settings.seed)
+    return adopt(strategy, votes_KFNC, pool_FN, none, contexts, seed=one.settings.seed)
 
 
 def _write(

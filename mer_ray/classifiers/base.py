@@ -21,6 +21,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor
 
 from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.moments import Moments
 
 CLIP = 10.0
 """Standardised values are held to this many standard deviations: one wild clip must not steer a small fit."""
@@ -92,20 +93,12 @@ class Inputs:
         The projection is Gaussian (``sklearn.random_projection``), which keeps distances nearly.
         """
         own, dim = rows[feature.present[rows]], feature.values.shape[1]
-        mean, square = np.zeros(dim), np.zeros(dim)
-        for start in range(0, len(own), _BLOCK):
-            mean += feature.values[own[start : start + _BLOCK]].sum(axis=0, dtype=np.float64)
-        mean /= max(len(own), 1)
-        for start in range(0, len(own), _BLOCK):
-            square += ((feature.values[own[start : start + _BLOCK]] - mean) ** 2).sum(axis=0)
-        spread = np.sqrt(square / max(len(own), 1))
-        steady = spread <= 1e-6 * np.abs(mean) + 1e-12
-        scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=~steady)
+        learnt = Moments.of_rows(feature.values, own)
         projection = None
         if dim > width:
             found = GaussianRandomProjection(width, random_state=seed).fit(np.zeros((1, dim))).components_.T
             projection = torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)).to(device())
-        return cls(_float32(mean), _float32(scale), projection)
+        return cls(_float32(learnt.mean[0]), _float32(learnt.scale[0]), projection)
 
     def take(self, feature: Feature, rows: NDArray[np.int64]) -> Tensor:
         """The feature of clips that all have it, float32 (B, D)."""

@@ -197,10 +197,6 @@ class FitConfig(Section):
     balance: Literal["weights", "logits", "none"] = Field(
         "weights", description="rare classes: weighted loss | logit adjustment | left as they are"
     )
-    mixup: float = Field(0.0, ge=0, description="mix pairs of clips by Beta(a, a); 0: none")
-    average: float = Field(
-        0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is kept; 0: none"
-    )
     valence: float = Field(
         0.0, ge=0, description="weight of the valence error beside the classes' loss; 0: no such head"
     )
@@ -277,29 +273,16 @@ class LearnerConfig(Section):
 class MiningConfig(Section):
     rounds: int = Field(3, ge=0, description="most rounds after round 0")
     strategy: str = Field(
-        "topk", description="topk (P3) | vote (P1) | vote_topk | threshold | adaptive | soft | a plug-in of your own"
+        "vote", description="vote (P1): what 3 of 4 learners agree on | topk (P3): the surest | a plug-in of your own"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="fields of the strategy's Config")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="fields of the strategy's Config; split and relabel of every one"
+    )
     include_test: bool = Field(False, description="adopt test clips as pseudo-labelled too")
-    split: Literal["even", "stratified", "bootstrap", "all"] = Field(
-        "even", description="what a learner trains on: its share (P1) | of each class | a draw with replacement | all"
-    )
-    relabel: Literal["keep", "revisit"] = Field(
-        "revisit", description="earlier pseudo-labels: kept for good (P1, P3) | chosen anew each round"
-    )
-    calibrate: bool = Field(False, description="temper each learner's votes by its out-of-fold predictions")
-    weigh_learners: bool = Field(False, description="learners count by their out-of-fold score")
     prior: Literal["none", "labelled", "uniform"] | dict[str, float] = Field(
         "none", description="class shares that the pool's votes are aligned to"
     )
-    rounds_kept: Literal["last", "first_and_last", "all"] = Field(
-        "last", description="rounds whose votes make the final ensemble"
-    )
-    weight: float = Field(1.0, gt=0, description="how much a pseudo-labelled clip counts beside a labelled one")
     guard: bool = Field(True, description="stop when the out-of-fold WAF falls beyond its noise, and drop that round")
-    guard_tolerance: float = Field(
-        0.0, ge=0, description="fall always put down to noise; one standard error, paired over folds, is too"
-    )
     on_failure: Literal["refuse", "quorum"] = Field("refuse", description="a failed learner: refuse the round | go on")
 
 

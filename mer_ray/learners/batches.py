@@ -93,14 +93,13 @@ class Batches:
     Args:
         parts: what each fold trains on, at least one clip each.
         table: the features.
-        fit: batch size, epochs and their most steps, mixup.
+        fit: batch size, epochs and their most steps.
         seeds: of each fold.
     """
 
     def __init__(self, parts: Sequence[Part], table: Table, fit: FitConfig, seeds: Sequence[int]) -> None:
         self.parts = parts
         self.table = table
-        self.mixup = fit.mixup
         needed = max(-(-len(part) // fit.batch_size) for part in parts)
         self.steps = min(needed, max(1, fit.most_steps // fit.epochs))
         self.most_clips = self.steps * fit.batch_size
@@ -117,20 +116,18 @@ class Batches:
             folds: int64 (G,), ascending.
         """
         drawn = [self._order(int(fold)) for fold in folds]
-        width = max(place.shape[1] for place, _, _ in drawn)
+        width = max(place.shape[1] for place, _ in drawn)
         device = self.table.device
-        place_TGB = torch.from_numpy(np.stack([_wide(place, width) for place, _, _ in drawn], axis=1)).to(device)
-        real_TGB = torch.from_numpy(np.stack([_wide(real, width, 0) for _, real, _ in drawn], axis=1)).to(device)
-        share_TGB = torch.from_numpy(np.stack([_wide(share, width) for _, _, share in drawn], axis=1)).to(device)
+        place_TGB = torch.from_numpy(np.stack([_wide(place, width) for place, _ in drawn], axis=1)).to(device)
+        real_TGB = torch.from_numpy(np.stack([_wide(real, width, 0) for _, real in drawn], axis=1)).to(device)
         rows = folds.to(device)
-        for place_GB, real_GB, share_GB in zip(place_TGB, real_TGB, share_TGB, strict=True):
+        for place_GB, real_GB in zip(place_TGB, real_TGB, strict=True):
             at = (rows.unsqueeze(1), place_GB)
             features, present = self.table.take(self.clip_Gn[at], rows)
-            batch = Batch(features, present, self.target_GnC[at], self.weight_Gn[at], self.valence_Gn[at], real_GB)
-            yield batch.mix(share_GB) if self.mixup else batch
+            yield Batch(features, present, self.target_GnC[at], self.weight_Gn[at], self.valence_Gn[at], real_GB)
 
-    def _order(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]:
-        """Places, whether they are real, and what mixup leaves of each clip: three (T, B) of one fold's epoch."""
+    def _order(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Places, and whether they are real: two (T, B) of one fold's epoch."""
         rng, count = self.rngs[fold], min(len(self.parts[fold]), self.most_clips)
         order, (least, more) = rng.permutation(len(self.parts[fold]))[:count], divmod(count, self.steps)
         width = least + bool(more)
@@ -138,9 +135,7 @@ class Batches:
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         column = np.arange(width)
         place = order[(starts[:, None] + np.minimum(column, sizes[:, None] - 1)) % count]
-        shape = (self.steps, width)
-        share = rng.beta(self.mixup, self.mixup, shape) if self.mixup else np.ones(shape)
-        return place, column < sizes[:, None], np.maximum(share, 1 - share).astype(np.float32)
+        return place, column < sizes[:, None]
 
 
 def shared(values: NDArray[np.floating]) -> Tensor:

@@ -101,29 +101,6 @@ class Batch:
             loss_G = loss_G + fit.valence * valence_loss(outputs_GBX[..., -1], self.valence_GB, weight_GB)
         return loss_G
 
-    def mix(self, share_GB: Tensor) -> Batch:
-        """Mix each clip with its neighbour (mixup, Zhang et al. 2018); batches are drawn at random.
-
-        A feature that either of the two lacks is left as it is: nothing stands in for what is absent.
-
-        Args:
-            share_GB: float32 in 0.5..1, what the clip itself counts.
-        """
-        both_GBM = self.present_GBM & self.present_GBM.roll(1, dims=1)
-        share_GB1 = share_GB.unsqueeze(2)
-        features = [
-            torch.where(both_GB.unsqueeze(2), x.roll(1, dims=1).lerp(x, share_GB1), x)
-            for x, both_GB in zip(self.features, both_GBM.unbind(dim=2), strict=True)
-        ]
-        return Batch(
-            features,
-            self.present_GBM,
-            self.target_GBC.roll(1, dims=1).lerp(self.target_GBC, share_GB1),
-            self.weight_GB.roll(1, dims=1).lerp(self.weight_GB, share_GB),
-            self.valence_GB.roll(1, dims=1).lerp(self.valence_GB, share_GB),
-            self.real_GB,
-        )
-
 
 def _mean(values_GB: Tensor, weight_GB: Tensor) -> Tensor:
     return (values_GB * weight_GB).sum(dim=1) / weight_GB.sum(dim=1).clamp(min=1e-12)

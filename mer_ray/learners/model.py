@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from mer_ray import registry
 from mer_ray.data.features import FeatureSet
+from mer_ray.data.moments import Moments
 from mer_ray.fusion import base
 
 CLIP = 10.0
 """Standardised values are held to this many standard deviations: one wild clip must not steer a small fit."""
-
-_BLOCK = 512
 
 
 class Standardise(nn.Module):
@@ -37,26 +36,12 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def learn(self, values: NDArray[np.floating], rows: NDArray[np.int64] | None = None) -> None:
-        """Learn from (n, D) values of any float type, or from some of their rows; of none nothing changes.
-
-        They are read in blocks, whose statistics are joined (Chan, Golub and LeVeque 1983).
-        """
+        """Learn from (n, D) values of any float type, or from some of their rows; of none nothing changes."""
         rows = np.arange(len(values)) if rows is None else rows
-        if not len(rows):
-            return
-        count, mean, squares = 0, np.zeros(values.shape[1]), np.zeros(values.shape[1])
-        for start in range(0, len(rows), _BLOCK):
-            block = values[rows[start : start + _BLOCK]].astype(np.float64)
-            own = block.mean(axis=0)
-            gap, joint = own - mean, count + len(block)
-            squares += ((block - own) ** 2).sum(axis=0) + gap**2 * (count * len(block) / joint)
-            mean += gap * (len(block) / joint)
-            count = joint
-        spread = np.sqrt(squares / count)
-        steady = spread <= 1e-6 * np.abs(mean) + 1e-12
-        scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=~steady)
-        self.mean.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(scale))
+        if len(rows):
+            learnt = Moments.of_rows(values, rows)
+            self.mean.copy_(torch.from_numpy(learnt.mean[0]))
+            self.scale.copy_(torch.from_numpy(learnt.scale[0]))
 
     def forward(self, values: Tensor) -> Tensor:
         """Float32 (B, D) to float32 (B, D) within ``±CLIP``."""

@@ -9,7 +9,7 @@ Shapes: N clips, D width of a feature, G groups (speakers or voices), and one mo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
@@ -21,6 +21,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from mer_ray.data.features import Feature, FeatureSet
+from mer_ray.data.moments import Moments, one_over
 from mer_ray.data.room import Room
 from mer_ray.errors import CorruptPartError, FeatureFileError
 from mer_ray.learners.voices import Voices
@@ -30,59 +31,6 @@ _CLIP = 10.0
 _BLOCK = 4096
 
 How = Literal["speaker", "voices"]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Statistics of groups of clips that can be joined (Chan, Golub and LeVeque 1983).
-
-    Attributes:
-        count: float64 (G, 1), clips of each group that have the feature.
-        mean: float64 (G, D), 0 where there is none.
-        square: float64 (G, D), summed squares of the deviations from ``mean``.
-    """
-
-    count: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    square: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, values_ND: NDArray[np.floating], group_N: NDArray[np.int64], num_groups: int) -> Moments:
-        """Measure groups; rows of ``group_N`` below 0 are not read."""
-        count_G1 = np.bincount(group_N[group_N >= 0], minlength=num_groups)[:, None].astype(np.float64)
-        mean_GD = np.zeros((num_groups, values_ND.shape[1]))
-        for group, block in _pieces(group_N):
-            mean_GD[group] += values_ND[block].sum(axis=0, dtype=np.float64)
-        mean_GD /= np.maximum(count_G1, 1)
-        square_GD = np.zeros_like(mean_GD)
-        for group, block in _pieces(group_N):
-            square_GD[group] += ((values_ND[block] - mean_GD[group]) ** 2).sum(axis=0)
-        return cls(count_G1, mean_GD, square_GD)
-
-    def join(self, other: Moments) -> Moments:
-        """Of the clips of both, group by group."""
-        count = self.count + other.count
-        share = other.count / np.maximum(count, 1)
-        apart = other.mean - self.mean
-        square = self.square + other.square + self.count * share * apart**2
-        return Moments(count, self.mean + share * apart, square)
-
-    def merge(self) -> Moments:
-        """Of the clips of all groups as one group."""
-        count = self.count.sum(axis=0, keepdims=True)
-        mean = (self.count * self.mean).sum(axis=0, keepdims=True) / np.maximum(count, 1)
-        square = (self.square + self.count * (self.mean - mean) ** 2).sum(axis=0, keepdims=True)
-        return Moments(count, mean, square)
-
-    def take(self, groups: NDArray[np.int64]) -> Moments:
-        """The groups at ``groups``; an index below 0 gives a group of no clips."""
-        known = (groups >= 0)[:, None]
-        return Moments(*(np.where(known, x[groups], 0.0) for x in (self.count, self.mean, self.square)))
-
-    @property
-    def free(self) -> NDArray[np.float64]:
-        """Degrees of freedom of ``square``, (G, 1)."""
-        return np.maximum(self.count - 1, 0)
 
 
 @dataclass(frozen=True)
@@ -266,18 +214,7 @@ def _shift_and_scale(
     variance_GD = (groups.square + shrink * within_1D) / np.where(free_G1 > 0, free_G1, 1)
     variance_GD[free_G1[:, 0] == 0] = within_1D
     variance_GD[-1] = variance_1D
-    spread_GD = np.sqrt(variance_GD)
-    steady = spread_GD <= 1e-6 * np.abs(whole.mean) + 1e-12
-    return mean_GD, np.divide(1.0, spread_GD, out=np.zeros_like(spread_GD), where=~steady)
-
-
-def _pieces(group_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each group's rows, a block at a time; those below 0 are left out."""
-    order = np.argsort(group_N, kind="stable")
-    groups, starts = np.unique(group_N[order], return_index=True)
-    for group, rows in zip(groups.tolist(), np.split(order, starts[1:]), strict=True):
-        for start in range(0, len(rows) if group >= 0 else 0, _BLOCK):
-            yield group, rows[start : start + _BLOCK]
+    return mean_GD, one_over(np.sqrt(variance_GD), whole.mean)
 
 
 def _names(speakers: Sequence[str | None]) -> tuple[str, ...]:

@@ -67,37 +67,6 @@ class Stack:
         return outputs
 
 
-class Average:
-    """Exponential moving average of a stack's parameters, warmed up: the first steps count for less.
-
-    Args:
-        stack: whose parameters are averaged.
-        decay: of the average in the long run.
-    """
-
-    def __init__(self, stack: Stack, decay: float) -> None:
-        self.stack = stack
-        self.decay = decay
-        self.steps = 0
-        self.parameters = {name: p.detach().clone() for name, p in stack.parameters.items()}
-
-    @property
-    def state(self) -> State:
-        """What the averaged models are."""
-        return {**self.parameters, **self.stack.buffers}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take the parameters in, after each step of the optimizer."""
-        self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 9))
-        torch._foreach_lerp_(list(self.parameters.values()), list(self.stack.parameters.values()), 1 - decay)
-
-    def keep(self, places: Tensor) -> None:
-        """Go on with the models at ``places``."""
-        self.parameters = {name: value[places] for name, value in self.parameters.items()}
-
-
 @torch.no_grad()
 def load(model: nn.Module, state: State, place: int) -> None:
     """Give one model its parameters and buffers out of a stack's."""

@@ -23,7 +23,7 @@ from mer_ray.evaluation.metrics import waf
 from mer_ray.learners.batches import Batches, Part, Table, padded
 from mer_ray.learners.loss import Balance
 from mer_ray.learners.model import FoldModel
-from mer_ray.learners.stack import Average, Stack, State, load
+from mer_ray.learners.stack import Stack, load
 
 _SCORED_AT_ONCE = 256
 
@@ -81,7 +81,6 @@ class _Program:
         self.active = torch.arange(len(models))
         counts = torch.stack([_counts(part) for part in parts]).to(table.device)
         self.balance = Balance.of(fit.balance, counts)
-        self.average = Average(self.stack, fit.average) if fit.average else None
         self.optimizer = torch.optim.AdamW(
             self.stack.parameters.values(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True
         )
@@ -101,7 +100,7 @@ class _Program:
                 return
         for place, fold in enumerate(self.active.tolist()):
             if not len(self.inners[fold]):
-                load(self.models[fold].fusion, self._kept(), place)
+                load(self.models[fold].fusion, self.stack.state, place)
 
     def _epoch(self, epoch: int) -> Tensor:
         """One pass over every fold's clips; the mean loss of each fold's steps, (G,)."""
@@ -115,8 +114,6 @@ class _Program:
             self.optimizer.zero_grad(set_to_none=True)
             loss_G.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-            if self.average is not None:
-                self.average.update()
             total_G += loss_G.detach()
         return total_G / self.batches.steps
 
@@ -128,7 +125,7 @@ class _Program:
             fold = int(self.active[place])
             if score > self.best[fold]:
                 self.best[fold], self.best_epoch[fold] = score, epoch
-                load(self.models[fold].fusion, self._kept(), place)
+                load(self.models[fold].fusion, self.stack.state, place)
             elif epoch - self.best_epoch[fold] >= self.fit.patience:
                 stopped.add(place)
         if stopped:
@@ -142,7 +139,7 @@ class _Program:
         folds = self.active[places]
         parts = [self.inners[fold] for fold in folds.tolist()]
         rows = folds.to(self.table.device)
-        state = {name: tensor[places] for name, tensor in self._kept().items()}
+        state = {name: tensor[places] for name, tensor in self.stack.state.items()}
         clip_Gn = padded([part.clip for part in parts], self.table.device)
         outputs = []
         for clip_GB in torch.split(clip_Gn, _SCORED_AT_ONCE, dim=1):
@@ -159,12 +156,6 @@ class _Program:
         self.active = self.active[left]
         self.stack.keep(on_device, self.optimizer)
         self.balance = self.balance.keep(on_device)
-        if self.average is not None:
-            self.average.keep(on_device)
-
-    def _kept(self) -> State:
-        """The parameters that are scored and kept."""
-        return self.stack.state if self.average is None else self.average.state
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.table.device.type, torch.bfloat16, enabled=self.fit.dtype == "bfloat16")

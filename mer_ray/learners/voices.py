@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from mer_ray.data.features import FeatureSet
+from mer_ray.data.moments import Moments
 from mer_ray.types import Modality
 
 _SAMPLE = 4096
@@ -114,15 +115,8 @@ class Voices:
 
 def _standard(sample: FeatureSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and 1 / deviation of every column, 0 of a constant one."""
-    means, scales = [], []
-    for feature in sample.features:
-        values = feature.values[feature.present].astype(np.float64)
-        mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
-        spread = values.std(axis=0) if len(values) else np.zeros(values.shape[1])
-        steady = spread <= 1e-6 * np.abs(mean) + 1e-12
-        means.append(mean)
-        scales.append(np.divide(1.0, spread, out=np.zeros_like(spread), where=~steady))
-    return np.concatenate(means), np.concatenate(scales)
+    found = [Moments.of_rows(feature.values, np.flatnonzero(feature.present)) for feature in sample.features]
+    return np.concatenate([one.mean[0] for one in found]), np.concatenate([one.scale[0] for one in found])
 
 
 def _fill(features: FeatureSet, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:

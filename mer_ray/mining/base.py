@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 _PRIOR_CLIPS = 10
 
+How = Literal["even", "stratified", "bootstrap", "all"]
+
 
 class Config(BaseModel):
-    """Base of every strategy's ``Config``."""
+    """Base of every strategy's ``Config``: what becomes of the clips that it selects."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: How = Field(
+        "even", description="what a learner trains on: its share (P1) | of each class | a draw with replacement | all"
+    )
+    relabel: Literal["keep", "revisit"] = Field(
+        "keep", description="earlier pseudo-labels: kept for good (P1, P3) | chosen anew each round"
+    )
 
 
 @dataclass(frozen=True)
@@ -28,24 +38,20 @@ class Context:
 
     Attributes:
         round_number: the round of these votes; 0 is the labelled data alone.
-        learner_weights_K: float64, how much each learner counts, summing to 1.
         prior_C: float64, the class shares expected, summing to 1.
-        num_adopted: clips that earlier rounds adopted for good, which are not among the votes.
     """
 
     round_number: int
-    learner_weights_K: NDArray[np.float64]
     prior_C: NDArray[np.float64]
-    num_adopted: int = 0
 
     @classmethod
-    def even(cls, num_learners: int, num_classes: int, round_number: int = 0) -> Context:
-        """Learners that count alike, classes equally common.
+    def even(cls, num_classes: int, round_number: int = 0) -> Context:
+        """Classes equally common.
 
-        >>> Context.even(4, 2).learner_weights_K.tolist()
-        [0.25, 0.25, 0.25, 0.25]
+        >>> Context.even(2).prior_C.tolist()
+        [0.5, 0.5]
         """
-        return cls(round_number, np.full(num_learners, 1 / num_learners), np.full(num_classes, 1 / num_classes))
+        return cls(round_number, np.full(num_classes, 1 / num_classes))
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Selection:
         clip: int64, index into the pool, ascending.
         label: int64, the class adopted.
         agreement: int64, how many learners predict that class.
-        confidence: float64, mean probability of that class over the learners, each counting by its weight.
+        confidence: float64, mean probability of that class over the learners.
         target: float32 (n, C), what to train towards, rows summing to 1.
         weight: float32, how much the clip counts in training; a labelled one counts 1.
     """
@@ -82,7 +88,7 @@ class Strategy(ABC):
         Args:
             votes_KNC: probabilities (K, N, C), each row summing to 1, or all NaN where a learner abstains;
                 ``predicted``, ``count`` and ``mean`` read them so.
-            context: the round, and what is known of learners and classes.
+            context: the round, and what is known of the classes.
 
         Returns:
             The selection; empty when nothing qualifies.
@@ -101,29 +107,13 @@ def count(predicted_KN: NDArray[np.int64], num_classes: int) -> NDArray[np.int64
     return counts_NC
 
 
-def share(predicted_KN: NDArray[np.int64], num_classes: int, weights_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As ``count``, each learner counting by its weight: shares of all weight, float64 (N, C)."""
-    # of equal weights the counts are exact, and with them every tie
-    relative_K = weights_K / weights_K.max()
-    hits_KNC = predicted_KN[:, :, None] == np.arange(num_classes)
-    shares_NC: NDArray[np.float64] = np.einsum("k,knc->nc", relative_K, hits_KNC) / relative_K.sum()
-    return shares_NC
-
-
-def mean(votes_KNC: NDArray[np.floating], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Mean probabilities over the learners that do not abstain, float64 (N, C); NaN where all of them do.
-
-    Args:
-        votes_KNC: probabilities.
-        weights: how much each learner counts, (K,), or on each clip, (K, N); alike when None.
-    """
+def mean(votes_KNC: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mean probabilities over the learners that do not abstain, float64 (N, C); NaN where all of them do."""
     votes = votes_KNC.astype(np.float64)
-    weights = np.ones(len(votes)) if weights is None else weights / weights.max(initial=0.0)
-    weights_KN = np.where(np.isnan(votes).any(axis=2), 0.0, weights if weights.ndim == 2 else weights[:, None])
-    total_NC = np.nansum(votes * weights_KN[:, :, None], axis=0)
-    total_N1 = weights_KN.sum(axis=0)[:, None]
+    voting_N1 = (~np.isnan(votes).any(axis=2)).sum(axis=0)[:, None]
+    total_NC = np.nansum(votes, axis=0)
     mean_NC: NDArray[np.float64] = np.full_like(total_NC, np.nan)
-    np.divide(total_NC, total_N1, out=mean_NC, where=total_N1 > 0)
+    np.divide(total_NC, voting_N1, out=mean_NC, where=voting_N1 > 0)
     return mean_NC
 
 
@@ -148,27 +138,24 @@ def selection(
     label: NDArray[np.int64],
     counts_NC: NDArray[np.int64],
     mean_NC: NDArray[np.float64],
-    target_nC: NDArray[np.floating] | None = None,
-    weight_n: NDArray[np.floating] | None = None,
 ) -> Selection:
     """The ``Selection`` of the given clips and labels, in order of the clips, with what the votes say of them.
+
+    Each is trained towards its label alone, and counts 1.
 
     Args:
         clip: the clips adopted, in any order.
         label: the class of each.
         counts_NC: of all clips of the pool, from ``count``.
         mean_NC: of all clips of the pool, from ``mean``.
-        target_nC: what to train each towards, aligned with ``clip``; its label alone when None.
-        weight_n: how much each counts, aligned with ``clip``; 1 when None.
     """
     order = np.argsort(clip, kind="stable")
     clip, label = clip[order].astype(np.int64), label[order].astype(np.int64)
-    hard = np.eye(mean_NC.shape[1], dtype=np.float32)[label]
     return Selection(
         clip,
         label,
         counts_NC[clip, label],
         mean_NC[clip, label],
-        hard if target_nC is None else target_nC[order].astype(np.float32),
-        np.ones(len(clip), dtype=np.float32) if weight_n is None else weight_n[order].astype(np.float32),
+        np.eye(mean_NC.shape[1], dtype=np.float32)[label],
+        np.ones(len(clip), dtype=np.float32),
     )

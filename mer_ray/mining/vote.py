@@ -13,7 +13,7 @@ class Config(base.Config):
     """How many learners must agree: ``min_agree`` of them, or all when they are fewer, and at least ``min_share``."""
 
     min_agree: int = Field(3, ge=1, description="learners that must predict the same class (P1: 3 of 4)")
-    min_share: float = Field(0.75, ge=0, le=1, description="share of the learners' weight that must agree")
+    min_share: float = Field(0.75, ge=0, le=1, description="share of the learners that must agree")
     min_probability: float = Field(0.0, ge=0, le=1, description="least mean probability of the class adopted")
 
 
@@ -28,22 +28,14 @@ class Strategy(base.Strategy):
 
     def select(self, votes_KNC: NDArray[np.floating], context: base.Context) -> base.Selection:
         """See ``base.Strategy``."""
-        agreed, label = agree(self.config, votes_KNC, context)
-        counts_NC = base.count(base.predicted(votes_KNC), votes_KNC.shape[2])
-        return base.selection(agreed, label[agreed], counts_NC, base.mean(votes_KNC, context.learner_weights_K))
-
-
-def agree(
-    config: Config, votes_KNC: NDArray[np.floating], context: base.Context
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The clips that enough learners agree on, int64, ascending, and the class of most votes of every clip (N,)."""
-    num_learners, num_clips, num_classes = votes_KNC.shape
-    predicted_KN = base.predicted(votes_KNC)
-    counts_NC = base.count(predicted_KN, num_classes)
-    shares_NC = base.share(predicted_KN, num_classes, context.learner_weights_K)
-    mean_NC = np.nan_to_num(base.mean(votes_KNC, context.learner_weights_K))
-    label = np.where(shares_NC == shares_NC.max(axis=1, keepdims=True), mean_NC, -1.0).argmax(axis=1)
-    rows = np.arange(num_clips)
-    enough = counts_NC[rows, label] >= min(config.min_agree, num_learners)
-    enough &= shares_NC[rows, label] >= config.min_share - 1e-9
-    return np.flatnonzero(enough & (mean_NC[rows, label] >= config.min_probability)), label.astype(np.int64)
+        num_learners, num_clips, num_classes = votes_KNC.shape
+        predicted_KN = base.predicted(votes_KNC)
+        counts_NC = base.count(predicted_KN, num_classes)
+        mean_NC = base.mean(votes_KNC)
+        likely_NC = np.nan_to_num(mean_NC)
+        label = np.where(counts_NC == counts_NC.max(axis=1, keepdims=True), likely_NC, -1.0).argmax(axis=1)
+        rows = np.arange(num_clips)
+        least = max(min(self.config.min_agree, num_learners), self.config.min_share * num_learners - 1e-9)
+        enough = counts_NC[rows, label] >= least
+        agreed = np.flatnonzero(enough & (likely_NC[rows, label] >= self.config.min_probability))
+        return base.selection(agreed, label[agreed], counts_NC, mean_NC)

@@ -22,7 +22,7 @@ from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, CorruptPartError, FeatureFileError, InputError
 from mer_ray.evaluation import explain
-from mer_ray.learners.learner import Learner, Predictions
+from mer_ray.learners.learner import Learner
 from mer_ray.learners.scaling import Scaling
 from mer_ray.rounds import votes
 from mer_ray.rounds.ensemble import Ensemble
@@ -74,14 +74,14 @@ class Finished:
 
     Attributes:
         final: who votes, and how the votes are combined.
-        learners: by voter, the learner that it was in each of its rounds.
+        learners: of each voter.
     """
 
     final: Final
-    learners: tuple[tuple[Learner, ...], ...]
+    learners: tuple[Learner, ...]
 
     def vote(self, place: int, features: FeatureSet, held_out: NDArray[np.int64] | None = None) -> Said:
-        """What the voter at ``place`` says, the mean over its rounds.
+        """What the voter at ``place`` says.
 
         Args:
             place: of the voter, best first.
@@ -93,18 +93,11 @@ class Finished:
             FeatureFileError: a feature is missing or has another width than in training.
         """
         held_out = np.full(len(features.clip_ids), -1, dtype=np.int64) if held_out is None else held_out
-        temperatures = self.final.voters[place].temperatures or [()] * len(self.learners[place])
-        said = [
-            _tempered(learner.predict(features), by_fold)
-            for learner, by_fold in zip(self.learners[place], temperatures, strict=True)
-        ]
-        clean = [one.clean(held_out) for one in said]
-        valence = [found for one in said if (found := one.clean_valence(held_out)) is not None]
-        return Said(
-            np.mean([probabilities for probabilities, _ in clean], axis=0),
-            np.mean([weights for _, weights in clean], axis=0),
-            np.mean(valence, axis=0) if valence else None,
-        )
+        predictions = self.learners[place].predict(features)
+        by_fold = zip(predictions.probabilities_FNC, self.final.voters[place].temperatures, strict=True)
+        tempered_FNC = np.stack([votes.temper(votes_NC, temperature) for votes_NC, temperature in by_fold])
+        tempered = replace(predictions, probabilities_FNC=tempered_FNC.astype(np.float32))
+        return Said(*tempered.clean(held_out), tempered.clean_valence(held_out))
 
     def ask(
         self, run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], room: Room, *, join: bool = True
@@ -131,7 +124,7 @@ class Finished:
     def by_modality(self, weights: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """``explain.by_modality`` of the voters' weights, in their order."""
         modality = {feature.name: feature.modality for feature in self.final.features}
-        own = [[modality[name] for name in learners[0].config.features] for learners in self.learners]
+        own = [[modality[name] for name in learner.config.features] for learner in self.learners]
         return explain.by_modality(list(dict.fromkeys(modality.values())), weights, own)
 
 
@@ -162,9 +155,7 @@ def read(run_dir: Store) -> Finished:
     """
     rounds = run_dir / "rounds"
     final = Final.read(rounds)
-    learners = tuple(
-        tuple(_learner(rounds, f"{name_of(number)}/{voter.name}") for number in voter.rounds) for voter in final.voters
-    )
+    learners = tuple(_learner(rounds, f"{name_of(voter.round)}/{voter.name}") for voter in final.voters)
     return Finished(final, learners)
 
 
@@ -247,13 +238,6 @@ def trained_on(run_dir: Store) -> frozenset[str]:
             f"{run_dir} has no predictions.parquet: give the run's command again and let it end"
         ) from error
     return frozenset(table.filter(pc.equal(table["split"], str(Split.TRAIN)))["clip_id"].to_pylist())
-
-
-def _tempered(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:
-    """The same, each fold's by its temperature; as they are when there are none."""
-    folds = zip(predictions.probabilities_FNC, temperatures, strict=False)
-    tempered = [votes.temper(votes_NC, temperature) for votes_NC, temperature in folds]
-    return replace(predictions, probabilities_FNC=np.stack(tempered).astype(np.float32)) if tempered else predictions
 
 
 def _scaling(run_dir: Store) -> Scaling | None:

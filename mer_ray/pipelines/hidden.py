@@ -44,8 +44,8 @@ def effects(
 
     def predict(shown_NM: NDArray[np.bool_]) -> NDArray[np.float64]:
         votes = votes_KNC.copy()
-        for place, learners in enumerate(ensemble.learners):
-            own = {feature.modality for feature in features.only(learners[0].config.features).features}
+        for place, learner in enumerate(ensemble.learners):
+            own = {feature.modality for feature in features.only(learner.config.features).features}
             touched_N: NDArray[np.bool_] = np.any((present_NM & ~shown_NM)[:, [m in own for m in modalities]], axis=1)
             if touched_N.any():
                 left = _only(features, shown_NM & touched_N[:, None], modalities)

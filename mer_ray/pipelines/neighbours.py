@@ -29,7 +29,7 @@ def nearest(
     """Rows of the labelled clips nearest to each clip, the nearest first; a clip is no neighbour of its own.
 
     Args:
-        ensemble: its learners of the last of their rounds are asked.
+        ensemble: its learners are asked.
         features: of all clips, standardised as in training.
         labelled: int64 (L,), rows of the labelled clips.
         num_neighbours: n.
@@ -39,12 +39,12 @@ def nearest(
     """
     found_Nn = np.full((len(features.clip_ids), num_neighbours), -1, dtype=np.int64)
     open_N = np.ones(len(features.clip_ids), dtype=bool)
-    for learners in ensemble.learners:
-        own = features.only(learners[-1].config.features)
+    for learner in ensemble.learners:
+        own = features.only(learner.config.features)
         seen_N = np.asarray(own.present.any(axis=1))
         candidates, rows = labelled[seen_N[labelled]], np.flatnonzero(seen_N & open_N)
         if len(candidates) and len(rows):
-            found_Nn[rows] = _nearest(learners[-1], own, candidates, rows, num_neighbours)
+            found_Nn[rows] = _nearest(learner, own, candidates, rows, num_neighbours)
             open_N[rows] = False
     return found_Nn
 

@@ -107,15 +107,14 @@ def explain(run: Run, run_dir: Store) -> Explained:
     Raises:
         CorruptPartError: a learner's files are damaged.
     """
-    final, rounds, features = final_of(run), run.mined.rounds, run.experiment.features
+    final, last, features = final_of(run), run.mined.last, run.experiment.features
     final.write(run_dir / "rounds")
     ensemble = finished.read(run_dir)
-    votes_KNC = np.stack([np.mean([rounds[r].votes[v.name] for r in v.rounds], axis=0) for v in final.voters])
-    weights = [np.mean([rounds[r].weights[v.name] for r in v.rounds], axis=0) for v in final.voters]
+    votes_KNC = np.stack([last.votes[voter.name] for voter in final.voters])
     return Explained(
         final,
         votes_KNC,
-        ensemble.by_modality(weights),
+        ensemble.by_modality([last.weights[voter.name] for voter in final.voters]),
         hidden.effects(ensemble, features, votes_KNC, run.mined.final.label, run.held_out),
         neighbours.nearest(ensemble, features, run.experiment.labelled, _NEIGHBOURS),
         finished.rests_on(run_dir, run.extraction.features, run.experiment.speakers),
@@ -124,18 +123,13 @@ def explain(run: Run, run_dir: Store) -> Explained:
 
 def final_of(run: Run) -> Final:
     """What the run's final ensemble is made of."""
-    mined, kept = run.mined, [one.number for one in run.mined.rounds if one.kept]
-    named = {"last": kept[-1:], "first_and_last": sorted({kept[0], kept[-1]}), "all": kept}
-    voters = []
-    for name in mined.last.learners:
-        rounds = [mined.rounds[r] for r in named[run.settings.mining.rounds_kept] if name in mined.rounds[r].votes]
-        temperatures = tuple(one.temperatures[name] for one in rounds) if run.settings.mining.calibrate else ()
-        voters.append(Voter(name, tuple(one.number for one in rounds), mined.weights[name], temperatures))
+    last = run.mined.last
+    voters = tuple(Voter(name, last.number, last.temperatures[name]) for name in last.learners)
     return Final(
         how=run.settings.ensemble,
         class_names=run.names,
         prior=tuple(run.experiment.prior.tolist()),
-        voters=tuple(voters),
+        voters=voters,
         features=tuple(Read(f.name, f.modality, f.values.shape[1]) for f in run.experiment.features.features),
         valence=run.experiment.mean_valence if run.settings.fit.valence else None,
     )

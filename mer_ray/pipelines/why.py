@@ -179,7 +179,7 @@ def _rounds(rounds: Store, clip_id: str) -> Sequence[ClipRound]:
                 round=number,
                 kept=figures["kept"],
                 reason=figures["reason"],
-                is_final=any(number in voter.rounds for voter in voters),
+                is_final=any(number == voter.round for voter in voters),
                 said={row["learner"]: _columns(row, "prob_") for row in votes},
                 adopted=tuple(Adopted(**{key: row[key] for key in keys}) for row in adopted),
             )
@@ -188,13 +188,13 @@ def _rounds(rounds: Store, clip_id: str) -> Sequence[ClipRound]:
 
 
 def _final_votes(row: Mapping[str, Any], rounds: Sequence[ClipRound]) -> tuple[Vote, ...]:
-    """The learners' last votes, each as sure as it was on average in the rounds of the final ensemble."""
+    """The learners' last votes, each as sure as it was in the round of the final ensemble."""
     votes = []
     for name, label in row.items():
         if name.startswith("vote_") and label is not None:
             learner = name.removeprefix("vote_")
             said = [one.said[learner][label] for one in rounds if one.is_final and learner in one.said]
-            votes.append(Vote(learner, label, float(np.mean(said)) if said else None))
+            votes.append(Vote(learner, label, said[0] if said else None))
     return tuple(votes)
 
 

@@ -21,7 +21,7 @@ class Ensemble:
 
     Attributes:
         label: int64 (N,).
-        confidence: float64 (N,), mean probability of ``label`` over the learners, each counting by its weight.
+        confidence: float64 (N,), mean probability of ``label`` over the learners.
         probabilities: float64 (N, C), mean over the learners that do not abstain; by ``mode`` the label need not be
             the likeliest class.
     """
@@ -36,7 +36,6 @@ def combine(
     votes_KNC: NDArray[np.floating],
     ranking: Sequence[int],
     prior: NDArray[np.float64],
-    weights: NDArray[np.float64] | None = None,
 ) -> Ensemble:
     """Combine the learners' votes.
 
@@ -45,9 +44,8 @@ def combine(
         votes_KNC: probabilities; NaN rows where a learner abstains.
         ranking: learners' indices, best first, by out-of-fold WAF (P1 ranks on the test set, which is a leak).
         prior: (C,), the answer for a clip on which all learners abstain.
-        weights: how much each learner counts in the mean, (K,), or on each clip, (K, N); alike when None.
     """
-    mean_NC = base.mean(votes_KNC, weights)
+    mean_NC = base.mean(votes_KNC)
     probabilities = np.where(np.isnan(mean_NC), prior, mean_NC)
     by_mean = probabilities.argmax(axis=1)
     label = by_mean if how == "mean" else mode(base.predicted(votes_KNC), ranking, by_mean)

@@ -1,4 +1,4 @@
-"""``rounds/final.json``: the learners that have the last word, of which rounds, and how their votes make one label.
+"""``rounds/final.json``: the learners that have the last word, of which round, and how their votes make one label.
 
 It is all that a finished run must tell, beside its learners' own files, for other clips to be labelled as its own were.
 
@@ -24,19 +24,17 @@ _NAME = "final.json"
 
 @dataclass(frozen=True)
 class Voter:
-    """One learner of the final ensemble: its vote is the mean of those that it cast in ``rounds``.
+    """One learner of the final ensemble: as it was in ``round``.
 
     Attributes:
         name: the learner's.
-        rounds: at least one.
-        weight: how much it counts beside the others on a clip that is not labelled.
-        temperatures: of each round, what its votes were tempered by, one per fold; empty where they were not.
+        round: the last that was kept.
+        temperatures: what its votes are tempered by, one per fold.
     """
 
     name: str
-    rounds: tuple[int, ...]
-    weight: float
-    temperatures: tuple[tuple[float, ...], ...]
+    round: int
+    temperatures: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,7 @@ class Final:
 
     def combine(self, votes_KNC: NDArray[np.floating]) -> Ensemble:
         """One label per clip; ``votes_KNC`` in the order of ``voters``, NaN rows where a learner abstains."""
-        weights_K = np.array([voter.weight for voter in self.voters])
-        return ensemble.combine(self.how, votes_KNC, range(len(self.voters)), np.array(self.prior), weights_K)
+        return ensemble.combine(self.how, votes_KNC, range(len(self.voters)), np.array(self.prior))
 
     def write(self, rounds: Store) -> None:
         """Write ``final.json`` into the folder ``rounds/``."""
@@ -87,10 +84,7 @@ class Final:
         """
         try:
             told: dict[str, Any] = json.loads(rounds.read(_NAME))
-            voters = tuple(
-                Voter(one["name"], tuple(one["rounds"]), one["weight"], tuple(map(tuple, one["temperatures"])))
-                for one in told["voters"]
-            )
+            voters = tuple(Voter(one["name"], one["round"], tuple(one["temperatures"])) for one in told["voters"])
             features = tuple(Read(**one) for one in told["features"])
             return cls(told["how"], tuple(told["class_names"]), tuple(told["prior"]), voters, features, told["valence"])
         except FileNotFoundError as error:

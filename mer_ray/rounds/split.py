@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_ray.mining.base import Context, Selection, Strategy
+from mer_ray.mining.base import Context, How, Selection, Strategy
 
-How = Literal["even", "stratified", "bootstrap", "all"]
 Seed = int | Sequence[int]
 
 
@@ -77,10 +75,6 @@ class Adoptions:
         """The same rows with ``learner`` looked up in ``places``: for a round in which only some learners voted."""
         return replace(self, learner=places[self.learner])
 
-    def weighted(self, factor: float) -> Adoptions:
-        """The same rows, each counting ``factor`` times as much in training."""
-        return replace(self, weight=self.weight * np.float32(factor))
-
     def num_clips_by_fold(self, num_folds: int) -> list[int]:
         """How many different clips each fold adopted."""
         return [len(np.unique(self.clip[self.fold == fold])) for fold in range(num_folds)]
@@ -100,18 +94,16 @@ def adopt(
     earlier: Adoptions,
     contexts: Sequence[Context],
     *,
-    how: How,
     seed: int,
 ) -> Adoptions:
     """Let the learners of each fold choose from that fold's pool, and divide the choice among the learners.
 
     Args:
-        strategy: what qualifies.
+        strategy: what qualifies, and by its ``split`` how that is divided, see ``divide``.
         votes_KFNC: probabilities by the model of each learner and fold, for all clips.
         pool_FN: bool, clips that each fold may adopt.
         earlier: adoptions that stand; a clip adopted in a fold has left the pool of that fold only.
-        contexts: what the strategy is told, one per fold; ``num_adopted`` is filled in here.
-        how: see ``divide``.
+        contexts: what the strategy is told, one per fold.
         seed: of the division.
 
     Returns:
@@ -120,14 +112,15 @@ def adopt(
     num_learners, num_folds, _, num_classes = votes_KFNC.shape
     adoptions = Adoptions.none(num_classes)
     for fold, context in zip(range(num_folds), contexts, strict=True):
-        gone = np.unique(earlier.clip[earlier.fold == fold])
         free = pool_FN[fold].copy()
-        free[gone] = False
+        free[earlier.clip[earlier.fold == fold]] = False
         rows = np.flatnonzero(free)
         if not len(rows):
             continue
-        chosen = strategy.select(votes_KFNC[:, fold, rows], replace(context, num_adopted=len(gone)))
-        place, learner, times = divide(how, chosen.label, num_learners, [seed, context.round_number, fold])
+        chosen = strategy.select(votes_KFNC[:, fold, rows], context)
+        place, learner, times = divide(
+            strategy.config.split, chosen.label, num_learners, [seed, context.round_number, fold]
+        )
         taken = _take(chosen, place)
         adoptions = adoptions.join(
             Adoptions(

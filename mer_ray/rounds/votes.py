@@ -1,4 +1,4 @@
-"""What the learners' votes are worth, before a strategy or the ensemble sees them: temperature, weights, class shares.
+"""What the learners' votes are worth, before a strategy or the ensemble sees them: temperature and class shares.
 
 All is learnt from labelled clips out of fold, and for the models of fold f from the clips that the *other* folds hold
 out, so that no label held out of fold f reaches what its models adopt by this way. What is left of dependence: the
@@ -21,8 +21,6 @@ from mer_ray.mining import base
 
 _LEAST_CLIPS = 20
 _TINY = 1e-7
-_STEPS = 200
-_ADDED_CLIPS = 5.0
 
 
 def calibrate(
@@ -59,41 +57,6 @@ def temper(votes: NDArray[np.floating], temperature: float) -> NDArray[np.float6
     powers = np.maximum(votes.astype(np.float64), _TINY) ** (1 / temperature)
     tempered: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return tempered
-
-
-def weigh(
-    oof_KnC: NDArray[np.floating], labels_n: NDArray[np.int64], held_out_n: NDArray[np.int64], num_folds: int
-) -> NDArray[np.float64]:
-    """How much each learner counts, float64 (F + 1, K), rows summing to 1.
-
-    Row f is learnt from the clips that the other folds hold out, the last row from all: it is for clips that no fold
-    holds out.
-
-    Args:
-        oof_KnC: of the labelled clips, by models that did not see them; NaN where a learner abstains.
-        labels_n: their classes.
-        held_out_n: the fold that holds each out.
-        num_folds: F.
-    """
-    parts = [*_others(held_out_n, num_folds), np.ones(len(labels_n), dtype=bool)]
-    return np.stack([mixture(oof_KnC[:, rows], labels_n[rows]) for rows in parts])
-
-
-def mixture(votes_KnC: NDArray[np.floating], labels_n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights (K,) of the weighted mean of votes under which the true classes are likeliest (Smyth and Wolpert 1999).
-
-    Found by expectation maximisation, with 5 clips per learner added that favour none. A learner that only repeats what
-    others say gets little, whatever its own score.
-    """
-    num_learners = len(votes_KnC)
-    right_Kn = np.nan_to_num(votes_KnC[:, np.arange(len(labels_n)), labels_n]).astype(np.float64)
-    right_Kn = right_Kn[:, right_Kn.sum(axis=0) > 0]
-    weights_K = np.full(num_learners, 1 / num_learners)
-    for _ in range(_STEPS):
-        joint_Kn = weights_K[:, None] * right_Kn
-        counts_K = (joint_Kn / joint_Kn.sum(axis=0)).sum(axis=1) + _ADDED_CLIPS
-        weights_K = counts_K / counts_K.sum()
-    return weights_K
 
 
 def align_pool(

@@ -53,10 +53,9 @@ class Round:
         learner_waf: out-of-fold WAF of each.
         oof_waf: of the mean of their probabilities, on the labelled clips.
         mean: of their votes on every clip.
-        votes: by learner, probabilities (N, C), out of fold for labelled clips, NaN where it abstains; tempered where
-            ``mining.calibrate`` is set.
+        votes: by learner, probabilities (N, C), out of fold for labelled clips, NaN where it abstains; tempered.
         weights: by learner, how much each of its features counted, (N, features of the learner).
-        temperatures: by learner, what its votes were tempered by in each fold; 1 where they were left as they are.
+        temperatures: by learner, what its votes were tempered by in each fold.
         valence: by learner, what it says of valence (N,), as ``votes``; empty where that is not learnt.
         trained_on: the pseudo-labels that it was trained on, of all earlier rounds, or by ``relabel=revisit`` of the
             round before.
@@ -86,9 +85,7 @@ class Mined:
 
     Attributes:
         rounds: every round fitted, the dropped one included.
-        final: the ensemble of the last round's learners, each one's votes the mean over the rounds that
-            ``mining.rounds_kept`` names.
-        weights: how much each learner of the last round kept counts for clips that are not labelled, summing to 1.
+        final: the ensemble of the last round kept.
         valence: what the same learners say of it in the mean (N,); None where it is not learnt.
         learners: every learner's config, by name.
         folds: how the labelled clips were held out.
@@ -96,7 +93,6 @@ class Mined:
 
     rounds: tuple[Round, ...]
     final: Ensemble
-    weights: Mapping[str, float]
     valence: NDArray[np.float64] | None
     learners: Mapping[str, LearnerConfig]
     folds: folding.Folds
@@ -183,8 +179,7 @@ class Controller:
             self._record(one)
             if not one.kept or not len(one.selected) or number == self.settings.mining.rounds:
                 break
-            revisit = self.settings.mining.relabel == "revisit"
-            trained_on = one.selected if revisit else trained_on.join(one.selected)
+            trained_on = one.selected if self.strategy.config.relabel == "revisit" else trained_on.join(one.selected)
         return self._finish(done)
 
     def _standardise(self) -> None:
@@ -319,7 +314,7 @@ class Controller:
         return np.setdiff1d(np.flatnonzero(self.council.pools[0][fold]), adopted)
 
     def _select(self, number: int, heard: Mapping[str, Heard], trained_on: Adoptions) -> Adoptions:
-        standing = self.nothing if self.settings.mining.relabel == "revisit" else trained_on
+        standing = self.nothing if self.strategy.config.relabel == "revisit" else trained_on
         chosen = self.council.select(self.strategy, number, heard, standing)
         return chosen.with_learners(np.array([list(self.learners).index(name) for name in heard], dtype=np.int64))
 
@@ -329,31 +324,17 @@ class Controller:
             return True, "labelled clips alone"
         mining = self.settings.mining
         compared = self.council.compare(label, max(earlier, key=lambda one: one.oof_waf).mean.label)
-        allowed = max(mining.guard_tolerance, compared.noise)
         told = f"out-of-fold WAF {compared.waf:.4f}, best before {compared.baseline:.4f}"
-        if mining.guard and -compared.gain > allowed:
-            return False, f"{told}: it fell by more than {allowed:.4f}, mining stops and drops this round"
+        if mining.guard and -compared.gain > compared.noise:
+            return False, f"{told}: it fell by more than {compared.noise:.4f}, mining stops and drops this round"
         return True, f"{told}" + (": the last round asked for" if number == mining.rounds else "")
 
     def _finish(self, done: Sequence[Round]) -> Mined:
-        """The final ensemble, of the rounds that are to be kept."""
-        kept = [one for one in done if one.kept]
-        used = {"last": kept[-1:], "first_and_last": [kept[0], kept[-1]], "all": kept}[self.settings.mining.rounds_kept]
-        rounds = {one.number: one for one in used}.values()
-        last = kept[-1]
-        said = {name: np.mean([one.votes[name] for one in rounds if name in one.votes], axis=0) for name in last.votes}
-        weights = dict(zip(said, self.council.weights(said)[-1].tolist(), strict=True))
-        valence = [
-            np.mean([one.valence[name] for one in rounds if name in one.valence], axis=0) for name in last.valence
-        ]
-        return Mined(
-            tuple(done),
-            self.council.final(said, last.learners),
-            weights,
-            ensemble.mean_valence(valence, self.experiment.mean_valence),
-            self.learners,
-            self.folds,
-        )
+        """The final ensemble, of the last round kept."""
+        last = [one for one in done if one.kept][-1]
+        final = self.council.final(last.votes, last.learners)
+        valence = ensemble.mean_valence(list(last.valence.values()), self.experiment.mean_valence)
+        return Mined(tuple(done), final, valence, self.learners, self.folds)
 
     def _refuse(self, number: int, failed: Mapping[str, str]) -> None:
         if not failed:
@@ -397,9 +378,9 @@ class Controller:
     def _digest(self, experiment: Experiment) -> str:
         """Of what the rounds depend on.
 
-        How many there are to be, or to vote at the end, does not change those made; ``include_test`` shows in the pool.
+        How many there are to be does not change those made; ``include_test`` shows in the pool.
         """
-        elsewhere = {"rounds", "rounds_kept", "on_failure", "include_test"}
+        elsewhere = {"rounds", "on_failure", "include_test"}
         return configs.digest(
             {
                 **identity.of(experiment, self.settings.fit),

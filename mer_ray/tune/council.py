@@ -1,4 +1,4 @@
-"""What the learners of an experiment say together: votes heard, weighed, combined, compared and selected from.
+"""What the learners of an experiment say together: votes heard, combined, compared and selected from.
 
 Shapes: K learners, F folds, N clips, C classes.
 """
@@ -49,7 +49,7 @@ class Council:
     Attributes:
         experiment: whose labels, pool and classes.
         folds: how its labelled clips are held out.
-        mining: calibration, weights, prior, split, relabelling.
+        mining: the class shares expected.
         how: the final ensemble, ``mode`` or ``mean``.
 
     Raises:
@@ -83,20 +83,12 @@ class Council:
         return share_pool(self.folds, experiment.labelled, experiment.speakers, experiment.pool)
 
     def hear(self, prediction: Predictions) -> Heard:
-        """A learner's votes, tempered where the config asks for it."""
-        by_fold, temperatures = prediction.probabilities_FNC, np.ones(self.folds.num_folds)
-        if self.mining.calibrate:
-            oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
-            by_fold, temperatures = votes.calibrate(by_fold, oof_nC, self._truth, self.folds.held_out)
+        """A learner's votes, tempered."""
+        oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
+        raw_FNC = prediction.probabilities_FNC
+        by_fold, temperatures = votes.calibrate(raw_FNC, oof_nC, self._truth, self.folds.held_out)
         clean_NC = replace(prediction, probabilities_FNC=by_fold).clean(self.held_out)[0]
         return Heard(by_fold, clean_NC, tuple(temperatures.tolist()))
-
-    def weights(self, said: Votes) -> NDArray[np.float64]:
-        """How much each learner counts, (F + 1, K): for each fold, and last for clips that no fold holds out."""
-        if not self.mining.weigh_learners:
-            return np.full((self.folds.num_folds + 1, len(said)), 1 / len(said))
-        oof_KnC = np.stack([vote[self.experiment.labelled] for vote in said.values()])
-        return votes.weigh(oof_KnC, self._truth, self.folds.held_out, self.folds.num_folds)
 
     def mean(self, said: Votes) -> Ensemble:
         """The mean-probability ensemble."""
@@ -112,10 +104,8 @@ class Council:
         pool_FN, seed = self.pools[0], self.experiment.seed
         if self.mining.prior != "none":
             votes_KFNC = votes.align_pool(votes_KFNC, pool_FN, self.prior_FC).astype(np.float32)
-        weights = self.weights({name: one.votes for name, one in heard.items()})
-        contexts = [Context(number, weights[fold], prior_C) for fold, prior_C in enumerate(self.prior_FC)]
-        chosen = adopt(strategy, votes_KFNC, pool_FN, standing, contexts, how=self.mining.split, seed=seed)
-        return chosen.weighted(self.mining.weight)
+        contexts = [Context(number, prior_C) for prior_C in self.prior_FC]
+        return adopt(strategy, votes_KFNC, pool_FN, standing, contexts, seed=seed)
 
     def compare(self, label: NDArray[np.int64], other: NDArray[np.int64]) -> guard.Comparison:
         """Two predictions of all clips, on the labelled ones."""
@@ -135,7 +125,5 @@ class Council:
         return self.experiment.labels[self.experiment.labelled]
 
     def _combine(self, said: Votes, how: Literal["mode", "mean"], ranking: Sequence[str]) -> Ensemble:
-        """A labelled clip's votes weigh by what the other folds know of the learners."""
         order = [list(said).index(name) for name in ranking]
-        weights_KN = self.weights(said)[self.held_out].T
-        return ensemble.combine(how, np.stack(list(said.values())), order, self.experiment.prior, weights_KN)
+        return ensemble.combine(how, np.stack(list(said.values())), order, self.experiment.prior)

@@ -222,14 +222,13 @@ def _work(config: dict[str, Any], experiment: Experiment, settings: TuneConfig, 
 def _digest(experiment: Experiment, settings: TuneConfig, varied: Space) -> str:
     """Of what suggestions and objectives depend on.
 
-    How many trials there are to be does not change those made, nor do the rounds that would vote at the end;
-    ``include_test`` shows in the pool.
+    How many trials there are to be does not change those made; ``include_test`` shows in the pool.
     """
     return configs.digest(
         {
             **identity.of(experiment, settings.fit),
             **settings.model_dump(mode="json", include={"learners"}),
-            "mining": settings.mining.model_dump(mode="json", exclude={"rounds_kept", "include_test"}),
+            "mining": settings.mining.model_dump(mode="json", exclude={"include_test"}),
             "space": repr(varied),
             "search": settings.search.model_dump(mode="json", include={"seed", "grace_rounds", "reduction"}),
         }

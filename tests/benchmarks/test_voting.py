@@ -49,3 +49,19 @@ def test_a_file_that_is_not_there_and_too_many_labels_are_told(tmp_path: Path) -
     write(tmp_path, num_clips=60)
     with pytest.raises(ConfigError, match="labelled=400: give 3 to 57"):
         voting.run(voting.Config(data=str(tmp_path)), Console(quiet=True))
+
+
+def test_weights_are_those_of_greatest_likelihood() -> None:
+    """Against a search over all mixtures of three raters: a good one, its noisy copy, and one that guesses."""
+    rng = np.random.default_rng(0)
+    good = rng.dirichlet(np.full(3, 0.3), size=600)
+    labels = (good.cumsum(axis=1) > rng.random((600, 1))).argmax(axis=1)
+    copy = good * rng.uniform(0.2, 1, good.shape)
+    stacked = np.stack([good, copy / copy.sum(axis=1, keepdims=True), rng.dirichlet(np.ones(3), size=600)])
+    steps = np.linspace(0, 1, 51)
+    grid = np.array([(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-9]).clip(1e-9)
+    likelihood = np.log(grid @ stacked[:, np.arange(600), labels]).sum(axis=1) + 5 * np.log(grid).sum(axis=1)
+    found = voting.mixture(stacked, labels)
+    np.testing.assert_allclose(found, grid[likelihood.argmax()], atol=0.03)
+    assert found[0] > 0.6
+    np.testing.assert_allclose(voting.mixture(np.stack([good] * 4), labels), 0.25)

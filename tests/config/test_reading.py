@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
-from mer_ray import config
-from mer_ray.errors import ConfigError
+from mer_ray import config, registry
+from mer_ray.errors import ConfigError, PluginError
 
 
 def test_overrides_parse_as_yaml_and_come_last(tmp_path):
@@ -76,3 +78,24 @@ def test_every_key_has_a_meaning_and_its_default_is_one_line(job):
     assert len(rows) > (50 if job == "Mine" else 3)
     assert [key for key, _, meaning in rows if not meaning] == []
     assert [key for key, default, meaning in rows if "\n" in default + meaning] == []
+
+
+STRATEGIES = [f"mining.{name}" for name in ("adaptive", "soft", "threshold", "vote_topk")]
+
+
+@pytest.mark.parametrize("key", [key for key in registry.REMOVED if key.count(".") == 1 and key not in STRATEGIES])
+def test_a_key_that_is_no_longer_there_is_refused_with_what_to_do_instead(key):
+    with pytest.raises(ConfigError, match=re.escape(f"{key} is no longer there: {registry.REMOVED[key]}")):
+        config.load(config.MineConfig, None, [f"{key}=1"])
+
+
+@pytest.mark.parametrize("key", STRATEGIES)
+def test_so_is_a_strategy(key):
+    with pytest.raises(PluginError, match=re.escape(f"is no longer there: {registry.REMOVED[key]}")):
+        registry.configure(*key.split("."), {})
+
+
+@pytest.mark.parametrize("name", ["share", "share_rounds", "growth"])
+def test_so_is_an_option_of_a_strategy(name):
+    with pytest.raises(ConfigError, match=re.escape(registry.REMOVED[f"mining.topk.{name}"])):
+        registry.configure("mining", "topk", {name: 1})

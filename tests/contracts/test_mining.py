@@ -93,16 +93,6 @@ def test_the_order_of_the_learners_does_not_matter(strategy, votes_KNC):
         assert same(select(strategy, votes_KNC[order]), chosen)
 
 
-def test_a_learner_that_counts_for_nothing_changes_nothing_but_the_agreement(strategy):
-    votes_KNC = made_votes.random(5, 80, 3, seed=4)
-    votes_KNC[:, ::5] = agreed(16, 5)
-    votes_KNC[4, ::5] = agreed(16, 5)[0, ::-1]
-    four, five = select(strategy, votes_KNC[:4]), select(strategy, votes_KNC, weights=[0.25] * 4 + [0.0])
-    assert len(four.clip) > 5
-    for column in ("clip", "label", "target"):
-        np.testing.assert_array_equal(getattr(four, column), getattr(five, column))
-
-
 def test_float32_votes_are_taken(strategy):
     votes_KNC = made_votes.random(4, 60, 6, seed=3)
     assert same(select(strategy, votes_KNC.astype(np.float32)), select(strategy, votes_KNC))

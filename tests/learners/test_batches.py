@@ -63,7 +63,7 @@ def test_the_order_is_a_folds_own_and_changes_with_the_epoch_and_the_seed():
         return [torch.cat([b.valence_GB for b in batches.epoch(torch.tensor(folds))], dim=1)[-1].tolist()]
 
     def make(seed=6):
-        return Batches([part(0, 48), part(0, 48)], given, FitConfig(batch_size=16, mixup=0.0), [5, seed])
+        return Batches([part(0, 48), part(0, 48)], given, FitConfig(batch_size=16), [5, seed])
 
     both = make()
     first = order(both, [0, 1])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mer_ray.learners.loss import Balance, Batch, class_weights, classes_loss, valence_loss
+from mer_ray.learners.loss import Balance, class_weights, classes_loss, valence_loss
 
 NONE = Balance(torch.ones(2, 3), torch.zeros(2, 3))
 
@@ -67,22 +67,3 @@ def test_valence_error_is_over_the_clips_whose_valence_is_known():
     np.testing.assert_allclose(loss.detach(), [(1 * 4 + 3 * 0.25) / 4, 0])
     loss.sum().backward()
     assert torch.isfinite(predicted.grad).all()
-
-
-def test_mixing_with_the_neighbour_by_hand_and_absent_features_stay_as_they_are():
-    nan = float("nan")
-    batch = Batch(
-        features=[torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[[5.0], [nan], [7.0]]])],
-        present_GBM=torch.tensor([[[True, True], [True, False], [True, True]]]),
-        target_GBC=torch.eye(3).unsqueeze(0),
-        weight_GB=torch.tensor([[1.0, 0.5, 1.0]]),
-        valence_GB=torch.tensor([[0.0, nan, 2.0]]),
-        real_GB=torch.tensor([[True, True, False]]),
-    )
-    mixed = batch.mix(torch.tensor([[0.75, 0.5, 1.0]]))
-    assert mixed.features[0].flatten().tolist() == [3.0, 2.0, 9.0]
-    np.testing.assert_array_equal(mixed.features[1].flatten(), [5.5, nan, 7.0])
-    assert mixed.target_GBC[0].tolist() == [[0.75, 0, 0.25], [0.5, 0.5, 0], [0, 0, 1]]
-    assert mixed.weight_GB.tolist() == [[1.0, 0.75, 1.0]]
-    np.testing.assert_array_equal(mixed.valence_GB, [[0.5, nan, nan]])
-    assert mixed.real_GB.tolist() == batch.real_GB.tolist()

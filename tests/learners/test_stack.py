@@ -1,7 +1,7 @@
 import torch
 
 from mer_ray import registry
-from mer_ray.learners.stack import Average, Stack, load
+from mer_ray.learners.stack import Stack
 
 OPTIONS = {"dims": (5, 3), "num_classes": 3, "hidden": 8, "dropout": 0.5}
 
@@ -49,22 +49,3 @@ def test_the_models_that_stay_go_on_as_they_would_have():
     whole, less = fitted(leave=False), fitted(leave=True)
     for name, tensor in less.items():
         torch.testing.assert_close(tensor, whole[name][[0, 2]], rtol=1e-5, atol=1e-6)
-
-
-def test_the_average_is_that_of_a_plain_loop_and_is_loaded():
-    stack = Stack(models(2), torch.device("cpu"))
-    average = Average(stack, 0.8)
-    plain = {name: p.detach().clone() for name, p in stack.parameters.items()}
-    for step in range(1, 60):
-        with torch.no_grad():
-            for parameter in stack.parameters.values():
-                parameter.add_(0.1 * step)
-        average.update()
-        decay = min(0.8, step / (step + 9))
-        plain = {name: decay * plain[name] + (1 - decay) * p.detach() for name, p in stack.parameters.items()}
-    for name, value in plain.items():
-        torch.testing.assert_close(average.state[name], value)
-    (model,) = models(1)
-    load(model, average.state, 1)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, average.state[name][1])

@@ -37,7 +37,7 @@ def test_a_larger_pool_with_many_ties():
 
 def test_the_papers_ten_of_each_class_and_the_earlier_of_equals_comes_first():
     votes_KNC = np.eye(2)[np.arange(30) % 2][None].repeat(4, axis=0)
-    assert select(votes_KNC, k=10) == [(clip, clip % 2) for clip in range(20)]
+    assert select(votes_KNC) == [(clip, clip % 2) for clip in range(20)]
 
 
 def test_a_class_with_few_clips_gives_what_it_has():
@@ -47,36 +47,3 @@ def test_a_class_with_few_clips_gives_what_it_has():
 def test_none_of_a_class_is_refused():
     with pytest.raises(ConfigError, match="k"):
         select([[[1.0, 0.0]]], k=0)
-
-
-def sure(num_clips):
-    """As many clips of either class, all sure."""
-    return np.eye(2)[np.arange(num_clips) % 2][None]
-
-
-@pytest.mark.parametrize(("growth", "number", "k"), [(0.0, 3, 4), (0.5, 0, 4), (0.5, 1, 6), (0.5, 3, 10)])
-def test_k_grows_from_round_to_round(growth, number, k):
-    adopted = made_votes.select("topk", sure(60), {"k": 4, "growth": growth}, round_number=number)
-    assert len(adopted) == 2 * k
-
-
-@pytest.mark.parametrize("keep", [True, False], ids=["adopted clips leave the pool", "each round selects anew"])
-def test_the_rounds_come_to_the_share_of_the_pool_in_equal_steps(keep):
-    options, adopted, covered = {"share": 0.6, "share_rounds": 3}, 0, []
-    for number in range(5):
-        told = {"round_number": number, "num_adopted": adopted if keep else 0}
-        found = len(made_votes.select("topk", sure(300 - adopted * keep), options, **told))
-        adopted = adopted * keep + found
-        covered.append(adopted)
-    assert covered == [60, 120, 180, 180, 180]
-
-
-def test_classes_get_places_of_the_share_as_they_are_expected():
-    adopted = made_votes.select("topk", sure(200), {"share": 0.5, "share_rounds": 1}, prior=[0.8, 0.2])
-    assert np.bincount([label for _, label in adopted]).tolist() == [80, 20]
-
-
-def test_confidence_counts_learners_by_their_weight():
-    votes_KNC = [[[0.9, 0.1], [0.6, 0.4]], [[0.5, 0.5], [1.0, 0.0]]]
-    assert made_votes.select("topk", votes_KNC, {"k": 1}) == [(1, 0)]
-    assert made_votes.select("topk", votes_KNC, {"k": 1}, weights=[0.9, 0.1]) == [(0, 0)]

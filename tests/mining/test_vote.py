@@ -79,19 +79,6 @@ def test_the_least_probability_is_of_the_class_adopted():
     assert select(votes, min_probability=0.51) == []
 
 
-@pytest.mark.parametrize(
-    ("said", "adopted"),
-    [((1, 1, 1, 2), [(0, 1)]), ((1, 1, 2, 1), [(0, 1)]), ((2, 1, 1, 1), []), ((1, 2, None, None), [])],
-)
-def test_three_that_agree_are_not_enough_against_the_one_that_knows_best(said, adopted):
-    assert made_votes.select("vote", one_clip(*said), weights=[0.4, 0.2, 0.2, 0.2]) == adopted
-
-
-def test_the_class_of_more_weight_is_taken_though_fewer_vote_for_it():
-    lax = {"min_agree": 1, "min_share": 0.0}
-    assert made_votes.select("vote", one_clip(2, 1, 1), lax, weights=[0.6, 0.2, 0.2]) == [(0, 2)]
-
-
 @pytest.mark.parametrize("options", [{"min_agree": 0}, {"min_share": 1.5}, {"min_probability": -0.1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):

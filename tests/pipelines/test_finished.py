@@ -16,10 +16,9 @@ from mer_ray.rounds.ensemble import mean_valence
 
 KINDS = {
     "as shipped": {},
-    "all rounds": {"rounds_kept": "all", "ensemble": "mean"},
-    "weighed and tempered": {"calibrate": True, "weigh_learners": True, "rounds_kept": "first_and_last"},
+    "by the mean": {"ensemble": "mean"},
     "by speaker": {"standardise": "speaker"},
-    "with valence": {"valence": 1.0, "rounds_kept": "all"},
+    "with valence": {"valence": 1.0},
 }
 
 
@@ -77,7 +76,7 @@ def test_what_is_no_run_an_unfinished_or_a_damaged_one_is_told_apart(tmp_path):
         finished.read(store)
     with pytest.raises(InputError, match="let it end"):
         finished.trained_on(store)
-    voter = results.Voter("all", (0,), 1.0, ())
+    voter = results.Voter("all", 0, (1.0,))
     results.Final("mode", made.CLASSES, (0.4, 0.3, 0.3), (voter,), ()).write(store / "rounds")
     with pytest.raises(CorruptPartError, match="00/all lacks a file"):
         finished.read(store)

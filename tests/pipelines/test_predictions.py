@@ -13,7 +13,7 @@ VOTES_KNC = np.array([[[0.9, 0.1], [np.nan, np.nan]], [[0.4, 0.6], [np.nan, np.n
 
 def table(valence, mean_valence, **others):
     """Of a clip that two learners vote on, and one that none does."""
-    voters = (Voter("all", (0,), 0.5, ()), Voter("voice", (0,), 0.5, ()))
+    voters = (Voter("all", 0, (1.0,)), Voter("voice", 0, (1.0,)))
     features = (Read("hog", "video", 4), Read("mel", "audio", 8), Read("pose", "video", 2))
     final = Final("mean", ("sad", "joy"), (0.3, 0.7), voters, features, mean_valence)
     weights = {"video": np.array([0.25, np.nan]), "audio": np.array([0.75, np.nan])}

@@ -26,10 +26,10 @@ def rows_of(adoptions):
     return list(zip(*(getattr(adoptions, column).tolist() for column in COLUMNS), strict=True))
 
 
-def run(strategy, votes_KFNC, pool=POOL, earlier=None, round_number=2, seed=7, how="even"):
+def run(strategy, votes_KFNC, pool=POOL, earlier=None, round_number=2, seed=7):
     earlier = Adoptions.none(3) if earlier is None else earlier
-    contexts = [Context.even(4, 3, round_number)] * 3
-    return adopt(strategy, votes_KFNC, np.broadcast_to(pool, (3, 40)), earlier, contexts, how=how, seed=seed)
+    contexts = [Context.even(3, round_number)] * 3
+    return adopt(strategy, votes_KFNC, np.broadcast_to(pool, (3, 40)), earlier, contexts, seed=seed)
 
 
 def some(fold, clip, label, learner=None):
@@ -53,7 +53,7 @@ def test_each_fold_adopts_what_the_strategy_takes_from_its_own_votes(strategy, v
     pool_rows = np.flatnonzero(POOL)
     for fold in range(3):
         mine = adopted.where(adopted.fold == fold)
-        chosen = strategy.select(votes_KFNC[:, fold, pool_rows], Context.even(4, 3))
+        chosen = strategy.select(votes_KFNC[:, fold, pool_rows], Context.even(3))
         assert len(chosen.clip) > 3
         assert mine.clip.tolist() == pool_rows[chosen.clip].tolist()
         for column in ("label", "agreement", "confidence", "target", "weight"):
@@ -145,22 +145,16 @@ def test_a_bootstrap_draws_as_many_clips_as_there_are_with_replacement_for_each_
 
 def test_a_clip_drawn_twice_counts_twice_and_all_means_all(strategy, votes_KFNC):
     once = run(strategy, votes_KFNC)
-    drawn, all_ = (run(strategy, votes_KFNC, how=how) for how in ("bootstrap", "all"))
+    options = strategy.config.model_dump()
+    drawn, all_ = (
+        run(registry.build("mining", "vote", {**options, "split": split}), votes_KFNC) for split in ("bootstrap", "all")
+    )
     assert drawn.weight.max() >= 2
     for fold in range(3):
         clips = once.clip[once.fold == fold]
         assert [drawn.of(fold, k).weight.sum() for k in range(4)] == [len(clips)] * 4
         assert [all_.of(fold, k).clip.tolist() for k in range(4)] == [clips.tolist()] * 4
     assert all_.num_clips_by_fold(3) == once.num_clips_by_fold(3)
-    assert set(all_.weighted(0.5).weight.tolist()) == {0.5}
-
-
-def test_a_strategy_is_told_how_many_clips_have_left_the_pool_of_its_fold(votes_KFNC):
-    """By share, half of the 30 clips in all, whatever has been adopted before; of fold 0 alone some had been."""
-    by_share = registry.build("mining", "topk", {"share": 0.5, "share_rounds": 1})
-    sure = np.tile(np.eye(3)[np.arange(40) % 3], (4, 3, 1, 1))
-    earlier = some([0] * 9, list(range(10, 19)), [0] * 9)
-    assert run(by_share, sure, earlier=earlier).num_clips_by_fold(3) == [6, 15, 15]
 
 
 def test_rows_are_joined_and_picked_in_order():

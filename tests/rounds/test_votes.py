@@ -27,13 +27,11 @@ def test_calibration_finds_the_temperature_that_undoes_what_was_done(wrong):
     assert tempered.dtype == np.float32
 
 
-def test_what_a_fold_holds_out_does_not_reach_its_own_temperature_weights_or_prior():
+def test_what_a_fold_holds_out_does_not_reach_its_own_temperature_or_prior():
     labels, oof = said()
     other = np.where(HELD_OUT == 1, (labels + 1) % 3, labels)
-    rows = np.stack([oof, said(seed=1)[1]])
     for before, after in (
         (votes.calibrate(np.stack([oof] * 3), oof, y, HELD_OUT)[1] for y in (labels, other)),
-        (votes.weigh(rows, y, HELD_OUT, 3) for y in (labels, other)),
         (votes.priors("labelled", y, HELD_OUT, NAMES) for y in (labels, other)),
     ):
         np.testing.assert_array_equal(before[1], after[1])
@@ -48,34 +46,6 @@ def test_few_clips_and_abstentions_leave_votes_as_they_are():
     assert temperatures.tolist() == [1.0, 1.0]
     assert np.isnan(tempered[:, :15]).all()
     np.testing.assert_allclose(tempered[0, 15:], oof[15:], rtol=1e-6)
-
-
-def test_weights_are_those_of_greatest_likelihood():
-    """Against a search over all mixtures of three learners: a good one, its noisy copy, and one that guesses."""
-    labels, good = said(strength=3.0)
-    rng = np.random.default_rng(1)
-    copy = votes.temper(good * rng.uniform(0.2, 1, good.shape), 1.0)
-    guess = rng.dirichlet(np.ones(3), size=600)
-    stacked = np.stack([good, copy, guess])
-    right = stacked[:, np.arange(600), labels]
-    steps = np.linspace(0, 1, 51)
-    grid = np.array([(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-9]).clip(1e-9)
-    likelihood = (np.log(grid @ right)).sum(axis=1) + 5 * np.log(grid).sum(axis=1)
-    found = votes.mixture(stacked, labels)
-    assert found.sum() == pytest.approx(1)
-    np.testing.assert_allclose(found, grid[likelihood.argmax()], atol=0.03)
-    assert found[0] > 0.6
-
-
-def test_learners_that_say_the_same_weigh_the_same_and_who_abstains_is_judged_by_what_it_says():
-    labels, oof = said()
-    np.testing.assert_allclose(votes.mixture(np.stack([oof] * 4), labels), 0.25)
-    half = oof.copy()
-    half[::2] = np.nan
-    weights = votes.weigh(np.stack([half, oof]), labels, HELD_OUT, 3)
-    assert weights.shape == (4, 2)
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    assert (weights[:, 0] < weights[:, 1]).all()
 
 
 def test_aligned_votes_have_the_shares_expected_over_the_pool_and_others_stay():

@@ -187,10 +187,6 @@ CHANGES = {
 }
 NO_CHANGES = {
     "memory": lambda e, s: (e, s.model_copy(update={"fit": s.fit.model_copy(update={"memory_bytes": 1})})),
-    "rounds that vote": lambda e, s: (
-        e,
-        s.model_copy(update={"mining": s.mining.model_copy(update={"rounds_kept": "all"})}),
-    ),
     "cpus": lambda e, s: (e, s.model_copy(update={"search": s.search.model_copy(update={"cpus": 2})})),
 }
 
