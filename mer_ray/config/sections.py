@@ -273,7 +273,9 @@ class LearnerConfig(Section):
 class MiningConfig(Section):
     rounds: int = Field(3, ge=0, description="most rounds after round 0")
     strategy: str = Field(
-        "vote", description="vote (P1): what 3 of 4 learners agree on | topk (P3): the surest | a plug-in of your own"
+        "vote",
+        description="auto: what labelled clips choose of several ways to learn from the pool | vote (P1): what 3 of 4 "
+        "learners agree on | topk (P3): the surest | a plug-in of your own",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="fields of the strategy's Config; split and relabel of every one"

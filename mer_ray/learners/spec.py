@@ -102,6 +102,13 @@ def reads_pool(learner: LearnerConfig) -> bool:
     return bool(registry.find("classifiers", learner.model.name).Classifier.reads_pool)
 
 
+def pool_weight(learner: LearnerConfig) -> float:
+    """What a clip of the pool counts for a learner that has a teacher or reads the pool; a labelled clip counts 1."""
+    if learner.teacher is not None:
+        return learner.teacher_weight
+    return float(getattr(_classifier_config(learner, (1,), 2, 1), "pool_weight", 1.0))
+
+
 def classifier_config(
     learner: LearnerConfig, features: FeatureSet, num_classes: int, num_folds: int
 ) -> classifiers.Config:

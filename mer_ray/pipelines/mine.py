@@ -32,6 +32,7 @@ from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import session, short_of
 from mer_ray.tune.ablations import Ablations, ablate
+from mer_ray.tune.candidates import AUTO
 from mer_ray.tune.controller import Controller, Mined
 from mer_ray.types import Clip, Split
 
@@ -102,7 +103,12 @@ def check(settings: MineConfig) -> None:
     """
     features.check(settings)
     noise_track.check(settings)
-    registry.configure("mining", settings.mining.strategy, settings.mining.options)
+    if settings.mining.strategy != AUTO:
+        registry.configure("mining", settings.mining.strategy, settings.mining.options)
+    elif settings.mining.options:
+        raise ConfigError(
+            f"mining.strategy={AUTO} has no options ({', '.join(settings.mining.options)}); leave them out"
+        )
     if settings.submission.format == "mer2023" and not settings.fit.valence:
         raise ConfigError("submission.format=mer2023 needs a valence: set fit.valence=1, or submission.format=mer2024")
     if not settings.encoders and not settings.data.features and settings.data.layout != "mertools":

@@ -6,7 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ def final_of(run: Run) -> Final:
     last = run.mined.last
     voters = tuple(Voter(name, last.number, last.temperatures[name]) for name in last.learners)
     return Final(
-        how=run.settings.ensemble,
+        how=run.mined.how,
         class_names=run.names,
         prior=tuple(run.experiment.prior.tolist()),
         voters=voters,
@@ -167,7 +167,7 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
         }
         for one in run.mined.rounds
     ]
-    ablations = run.ablations
+    ablations, choice = run.ablations, run.mined.choice
     control = ablations.control if ablations else None
     return {
         "test": {name: getattr(scores, name) if scores else None for name in ("waf", "macro_f1", "accuracy")},
@@ -181,12 +181,25 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
             name: {"test_waf": run.test_waf(label)}
             for name, label in (ablations.modalities if ablations else {}).items()
         },
+        "candidates": {name: asdict(judged) for name, judged in choice.judged.items()} if choice else {},
+        "oof": _out_of_fold(run),
         "noise": {case.name: case.to_json() for case in run.noise},
         "control": {"test_waf": None if control is None else run.test_waf(control)},
         "counts": count(run.brought, run.extraction, len(run.experiment.features.clip_ids)),
         "quarantine": count_errors(run.extraction),
         "seconds": seconds(journal),
         "seed": run.settings.seed,
+    }
+
+
+def _out_of_fold(run: Run) -> dict[str, Any]:
+    """How well labelled clips were answered by models that had not seen them, chosen by others than these clips."""
+    rows, final = run.experiment.labelled, run.mined.final
+    truth, label, choice = run.experiment.labels[rows], final.label[rows], run.mined.choice
+    return {
+        "waf": choice.oof_waf if choice else metrics.waf(truth, label),
+        "reason": choice.reason if choice else "",
+        "ece": metrics.calibration_error(final.probabilities[rows], label, truth),
     }
 
 

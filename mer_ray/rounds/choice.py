@@ -22,6 +22,8 @@ from mer_ray.evaluation import metrics
 from mer_ray.evaluation.metrics import waf
 from mer_ray.rounds import guard
 
+_TOO_FEW = "a class has one labelled clip, which no fold can both learn and answer"
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -52,13 +54,16 @@ class Choice:
         name: the candidate.
         by_fold: for the clips that each fold holds out, the candidate that the other folds' clips choose.
         judged: every candidate, in the order asked of.
-        oof_waf: of the answers by ``by_fold``: what was chosen is judged by clips that had no say in it.
+        oof_waf: of the answers by ``by_fold``: what was chosen is judged by clips that had no say in it; None where
+            nothing out of fold can be said.
+        reason: why not.
     """
 
     name: str
     by_fold: tuple[str, ...]
     judged: Mapping[str, Judged]
-    oof_waf: float
+    oof_waf: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,21 @@ class Answers:
         return worse and loss > others
 
 
-def choose(answers: Answers, trusted: Sequence[str], seed: int) -> Choice:
+def choose(answers: Answers, trusted: Sequence[str], seed: int, *, ask: bool = True) -> Choice:
     """Choose, and judge every candidate.
+
+    Of a class with one labelled clip a fold has learnt nothing, so that nothing out of fold can be said: then, as where
+    nothing is to be asked, the last candidate is taken.
 
     Args:
         answers: of all candidates.
         trusted: those that may be chosen, the plain learners first; the others are judged alone.
         seed: of the bootstrap of their noise.
+        ask: whether the labelled clips have a say.
     """
+    reason = (
+        "a class has one labelled clip, of which no fold can learn and answer" if _rarest(answers.truth) < 2 else ""
+    )
     asked = Answers(
         {name: answers.probabilities[name] for name in trusted},
         {name: answers.labels[name] for name in trusted},
@@ -112,12 +124,19 @@ def choose(answers: Answers, trusted: Sequence[str], seed: int) -> Choice:
         answers.speakers,
     )
     everywhere = np.ones(len(answers.truth), dtype=bool)
-    name = asked.pick(everywhere)
-    num_folds = int(answers.held_out.max()) + 1
-    by_fold = tuple(asked.pick(answers.held_out != fold) for fold in range(num_folds))
+    folds = range(int(answers.held_out.max()) + 1)
+    if reason or not ask:
+        name, by_fold = trusted[-1], (trusted[-1],) * len(folds)
+    else:
+        name, by_fold = asked.pick(everywhere), tuple(asked.pick(answers.held_out != fold) for fold in folds)
     nested = np.array([answers.labels[by_fold[fold]][row] for row, fold in enumerate(answers.held_out)], dtype=np.int64)
     judged = {one: _judge(answers, one, trusted[0], seed, chosen=one == name) for one in answers.probabilities}
-    return Choice(name, by_fold, judged, waf(answers.truth, nested))
+    return Choice(name, by_fold, judged, None if reason else waf(answers.truth, nested), reason)
+
+
+def _rarest(truth: NDArray[np.int64]) -> int:
+    """Clips of the class that has fewest, of those that have any."""
+    return int(np.unique(truth, return_counts=True)[1].min())
 
 
 def _judge(answers: Answers, name: str, plain: str, seed: int, *, chosen: bool) -> Judged:

@@ -80,6 +80,27 @@ class Adoptions:
         return [len(np.unique(self.clip[self.fold == fold])) for fold in range(num_folds)]
 
     @classmethod
+    def soft(
+        cls, fold: int, clip: NDArray[np.int64], said_nC: NDArray[np.floating], weight: float, learner: int
+    ) -> Adoptions:
+        """Clips that a learner is taught in a fold by what another says of them, by the votes of round 0.
+
+        Args:
+            fold: whose models.
+            clip: int64 (n,).
+            said_nC: probabilities; clips of NaN rows are left out.
+            weight: what each counts.
+            learner: who learns.
+        """
+        known = ~np.isnan(said_nC).any(axis=1)
+        clip, target = clip[known], said_nC[known].astype(np.float32)
+        label, ones = target.argmax(axis=1).astype(np.int64), np.ones(len(clip), dtype=np.int64)
+        sure = target.max(axis=1, initial=0.0).astype(np.float64)
+        return cls(
+            fold * ones, clip, label, ones, sure, target, weight * ones.astype(np.float32), learner * ones, 0 * ones
+        )
+
+    @classmethod
     def none(cls, num_classes: int) -> Adoptions:
         """No rows."""
         empty, real = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)

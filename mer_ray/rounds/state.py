@@ -99,7 +99,10 @@ class Rounds:
         class_names: Sequence[str],
         learners: Sequence[str],
     ) -> None:
-        """``selected.parquet``: the clips that this round's votes adopt for the next, by fold, clip and learner."""
+        """``selected.parquet``: the clips that this round's votes adopt for the next, by fold, clip and learner.
+
+        ``prob_<class>`` is what they are trained towards.
+        """
         table = pa.table(
             {
                 "clip_id": pa.array([clip_ids[clip] for clip in adoptions.clip], pa.string()),
@@ -109,6 +112,7 @@ class Rounds:
                 "confidence": adoptions.confidence,
                 "learner": pa.array([learners[learner] for learner in adoptions.learner], pa.string()),
                 "weight": adoptions.weight,
+                **{f"prob_{name}": adoptions.target[:, c] for c, name in enumerate(class_names)},
             }
         )
         self.store.write(f"{name_of(round_number)}/selected.parquet", _to_parquet(table))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,12 @@ from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.learner import Predictions
 from mer_ray.rounds import ensemble
+from mer_ray.rounds.choice import Choice
 from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.split import Adoptions, first_adopted
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
-from mer_ray.tune import identity, standardise
+from mer_ray.tune import candidates, identity, standardise
+from mer_ray.tune.candidates import AUTO
 from mer_ray.tune.council import Council, Heard
 from mer_ray.tune.standardise import Way
 from mer_ray.tune.trials import Bench, Trial, run
@@ -89,6 +92,8 @@ class Mined:
         valence: what the same learners say of it in the mean (N,); None where it is not learnt.
         learners: every learner's config, by name.
         folds: how the labelled clips were held out.
+        how: how the votes of the last round kept were combined.
+        choice: what the labelled clips chose by ``mining.strategy=auto``; else None.
     """
 
     rounds: tuple[Round, ...]
@@ -96,6 +101,8 @@ class Mined:
     valence: NDArray[np.float64] | None
     learners: Mapping[str, LearnerConfig]
     folds: folding.Folds
+    how: Literal["mode", "mean"]
+    choice: Choice | None = None
 
     @property
     def last(self) -> Round:
@@ -136,13 +143,16 @@ class Controller:
         self.on_event = on_event
         self.on_fit = on_fit
         self.fit = fit or run
-        learners = spec.resolve(settings.learners, experiment.features, settings.fit, len(experiment.class_names))
-        self.strategy = registry.build("mining", settings.mining.strategy, settings.mining.options)
+        listed = spec.resolve(settings.learners, experiment.features, settings.fit, len(experiment.class_names))
+        strategy = settings.mining.strategy
+        self.strategy = None if strategy == AUTO else registry.build("mining", strategy, settings.mining.options)
         rows = experiment.labelled
         speakers = [experiment.speakers[row] for row in rows]
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
-        narrowed = select.narrow(learners, experiment.features, experiment.labels, self.folds)
-        self.learners = {learner.name: learner for learner in narrowed}
+        narrowed = select.narrow(listed, experiment.features, experiment.labels, self.folds)
+        are_listed = settings.learners != "auto"
+        self.who = candidates.learners(narrowed, experiment.features, strategy, are_listed=are_listed)
+        self.learners = self.who.everyone
         self.council = Council(experiment, self.folds, settings.mining, settings.ensemble)
         self.folds = replace(self.folds, warnings=self.folds.warnings + self.council.pools[1])
         self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
@@ -169,6 +179,8 @@ class Controller:
             LearnerError: a learner failed twice, and ``mining.on_failure`` is ``refuse`` or too few are left.
         """
         self._standardise()
+        if self.strategy is None:
+            return self._choose()
         done: list[Round] = []
         trained_on = self.nothing
         while True:
@@ -180,7 +192,46 @@ class Controller:
             if not one.kept or not len(one.selected) or number == self.settings.mining.rounds:
                 break
             trained_on = one.selected if self.strategy.config.relabel == "revisit" else trained_on.join(one.selected)
-        return self._finish(done)
+        return self._finish(done, self.settings.ensemble)
+
+    def _choose(self) -> Mined:
+        """Round 0, then what learns from the pool too, as round 1 if the labelled clips choose it."""
+        self.on_event("round_started", round=0, pseudo_labels=0)
+        first = self._tell(0, self._predictions(0, self.nothing, self.who.plain), self.nothing)
+        first = replace(first, reason="labelled clips alone")
+        if not self.settings.mining.rounds or not self.council.pools[0].any():
+            self._record(first)
+            return self._finish([first], self.settings.ensemble)
+        self.on_event("round_started", round=1, pseudo_labels=0)
+        found = {
+            **self._predictions(0, self.nothing, self.who.judged),
+            **self._predictions(1, self.nothing, self.who.taught),
+        }
+        who = candidates.keep(self.who, found)
+        said = {name: self.council.hear(one).votes for name, one in found.items()}
+        plain = self.council.final(first.votes, first.learners)
+        choice = candidates.decide(self.council, who, said, plain, guard=self.settings.mining.guard)
+        voters = who.candidates.get(choice.name, tuple(who.taught))
+        used = self._used(found, voters) if choice.name != candidates.PLAIN else self.nothing
+        second = self._tell(1, {name: found[name] for name in voters}, used)
+        done = [replace(first, selected=used), replace(second, **candidates.told(choice))]
+        for one in done:
+            self._record(one)
+        how: Literal["mode", "mean"] = self.settings.ensemble if choice.name == candidates.PLAIN else "mean"
+        return replace(self._finish(done, how), choice=choice)
+
+    def _used(self, found: Mapping[str, Predictions], voters: Sequence[str]) -> Adoptions:
+        """What the pool taught each fold of the voters: the soft targets of a student, the posteriors of the rest."""
+        used = self.nothing
+        for name in voters:
+            learner = self.learners[name]
+            said_FNC = found[learner.teacher or name].probabilities_FNC
+            weight = spec.pool_weight(learner)
+            for fold in range(self.folds.num_folds):
+                pool = self._pool(fold, self.nothing.clip)
+                index = list(self.learners).index(name)
+                used = used.join(Adoptions.soft(fold, pool, said_FNC[fold, pool], weight, index))
+        return used
 
     def _standardise(self) -> None:
         """Choose how, hold the features so, and put the fits that this took where round 0 looks for them.
@@ -201,10 +252,15 @@ class Controller:
         if scaling is not None:
             self.rounds.store.write(standardise.FILE, scaling.to_bytes())
         if len(self.ways) == 2:
-            trials = self._trials(name_of(0), self.nothing)
+            trials = self._trials(name_of(0), self.nothing, self._scouts)
             self._copy(trials, chosen)
             found = {one.folder: made for one in trials if (made := self.bench.finished(one)) is not None}
-            self._copy(self._students(name_of(0), self.nothing, found)[0], chosen)
+            self._copy(self._students(name_of(0), self.nothing, found, self._scouts)[0], chosen)
+
+    @property
+    def _scouts(self) -> Mapping[str, LearnerConfig]:
+        """The learners by which the way to standardise is chosen: those in closed form, where there are any."""
+        return self.who.judged or self.who.plain
 
     def _copy(self, trials: Sequence[Trial], way: Way) -> None:
         """Give trials of round 0 the fits that were made to choose how to standardise."""
@@ -215,20 +271,21 @@ class Controller:
                 self.on_fit(trial.folder)
 
     def _fit(
-        self, bench: Bench, folder: str, pseudo: Adoptions, on_fit: OnFit
+        self, bench: Bench, folder: str, pseudo: Adoptions, who: Mapping[str, LearnerConfig], on_fit: OnFit
     ) -> tuple[dict[str, Predictions], dict[str, str]]:
-        """All learners of a round, students after their teachers: predictions and errors by folder."""
-        found, failed = self.fit(bench, self._trials(folder, pseudo), on_fit)
-        students, untaught = self._students(folder, pseudo, found)
+        """Learners of a round, students after their teachers: predictions and errors by folder."""
+        trials = self._trials(folder, pseudo, who)
+        found, failed = self.fit(bench, trials, on_fit) if trials else ({}, {})
+        students, untaught = self._students(folder, pseudo, found, who)
         more, lost = self.fit(bench, students, on_fit) if students else ({}, {})
         return {**found, **more}, {**failed, **untaught, **lost}
 
     def _students(
-        self, folder: str, pseudo: Adoptions, found: Mapping[str, Predictions]
+        self, folder: str, pseudo: Adoptions, found: Mapping[str, Predictions], who: Mapping[str, LearnerConfig]
     ) -> tuple[list[Trial], dict[str, str]]:
         """Trials of the learners that have a teacher, from its predictions; errors of those whose teacher failed."""
         trials, untaught = [], {}
-        for learner in self.learners.values():
+        for learner in who.values():
             place = f"{folder}/{learner.name}"
             if learner.teacher is not None and f"{folder}/{learner.teacher}" in found:
                 said_FNC = found[f"{folder}/{learner.teacher}"].probabilities_FNC
@@ -239,48 +296,58 @@ class Controller:
 
     def _try(self, way: Way, bench: Bench) -> NDArray[np.int64]:
         """What the mean of all learners fitted on the labelled clips says of every clip, (N,)."""
-        found, failed = self._fit(bench, f"standardise/{way}", self.nothing, lambda folder: None)
+        found, failed = self._fit(bench, f"standardise/{way}", self.nothing, self._scouts, lambda folder: None)
         self._refuse(0, failed)
         heard = {name: self.council.hear(prediction) for name, prediction in _by_learner(found).items()}
         return self.council.mean({name: heard[name].votes for name in self.learners if name in heard}).label
 
     def _round(self, number: int, trained_on: Adoptions, earlier: Sequence[Round]) -> Round:
         """Fit, vote, guard, select."""
-        predictions, failed = self._fit(self.bench, name_of(number), trained_on, self.on_fit)
-        self._refuse(number, failed)
-        found = _by_learner(predictions)
-        heard = {name: self.council.hear(found[name]) for name in self.learners if name in found}
-        votes = {name: one.votes for name, one in heard.items()}
-        learner_waf = {name: self.council.oof_waf(vote) for name, vote in votes.items()}
-        ranking = sorted(votes, key=lambda name: -learner_waf[name])
-        mean = self.council.mean(votes)
-        kept, reason = self._guard(number, mean.label, earlier)
+        found = self._predictions(number, trained_on, self.who.plain)
+        one = self._tell(number, found, trained_on)
+        kept, reason = self._guard(number, one.mean.label, earlier)
         selected = self.nothing
         if kept and number < self.settings.mining.rounds:
-            selected = self._select(number, heard, trained_on)
+            selected = self._select(number, {name: self.council.hear(found[name]) for name in one.votes}, trained_on)
             if not len(selected):
                 reason = "nothing new was adopted: mining ends"
-        weights = {name: found[name].clean(self.council.held_out)[1] for name in votes}
-        valence = {name: found[name].clean_valence(self.council.held_out) for name in votes}
+        return replace(one, selected=selected, kept=kept, reason=reason)
+
+    def _predictions(
+        self, number: int, trained_on: Adoptions, who: Mapping[str, LearnerConfig]
+    ) -> dict[str, Predictions]:
+        """What learners of a round say, by name."""
+        predictions, failed = self._fit(self.bench, name_of(number), trained_on, who, self.on_fit)
+        self._refuse(number, failed)
+        found = _by_learner(predictions)
+        return {name: found[name] for name in who if name in found}
+
+    def _tell(self, number: int, found: Mapping[str, Predictions], trained_on: Adoptions) -> Round:
+        """The round of learners' answers; that it is kept, and what it selects, is for the caller to say."""
+        heard = {name: self.council.hear(prediction) for name, prediction in found.items()}
+        votes = {name: one.votes for name, one in heard.items()}
+        learner_waf = {name: self.council.oof_waf(vote) for name, vote in votes.items()}
+        mean = self.council.mean(votes)
+        valence = {name: prediction.clean_valence(self.council.held_out) for name, prediction in found.items()}
         return Round(
             number=number,
-            learners=tuple(ranking),
+            learners=tuple(sorted(votes, key=lambda name: -learner_waf[name])),
             learner_waf=learner_waf,
             oof_waf=self.council.waf(mean.label),
             mean=mean,
             votes=votes,
-            weights=weights,
+            weights={name: found[name].clean(self.council.held_out)[1] for name in votes},
             temperatures={name: one.temperatures for name, one in heard.items()},
             valence={name: said for name, said in valence.items() if said is not None},
             trained_on=trained_on,
-            selected=selected,
-            kept=kept,
-            reason=reason,
+            selected=self.nothing,
+            kept=True,
+            reason="",
         )
 
-    def _trials(self, folder: str, pseudo: Adoptions) -> list[Trial]:
-        """The trials of a round of the learners that have no teacher."""
-        plain = {name: learner for name, learner in self.learners.items() if learner.teacher is None}
+    def _trials(self, folder: str, pseudo: Adoptions, who: Mapping[str, LearnerConfig]) -> list[Trial]:
+        """The trials of the learners of a round that have no teacher."""
+        plain = {name: learner for name, learner in who.items() if learner.teacher is None}
         return [self.trial(f"{folder}/{name}", learner, pseudo) for name, learner in plain.items()]
 
     def trial(
@@ -314,6 +381,7 @@ class Controller:
         return np.setdiff1d(np.flatnonzero(self.council.pools[0][fold]), adopted)
 
     def _select(self, number: int, heard: Mapping[str, Heard], trained_on: Adoptions) -> Adoptions:
+        assert self.strategy is not None
         standing = self.nothing if self.strategy.config.relabel == "revisit" else trained_on
         chosen = self.council.select(self.strategy, number, heard, standing)
         return chosen.with_learners(np.array([list(self.learners).index(name) for name in heard], dtype=np.int64))
@@ -329,12 +397,12 @@ class Controller:
             return False, f"{told}: it fell by more than {compared.noise:.4f}, mining stops and drops this round"
         return True, f"{told}" + (": the last round asked for" if number == mining.rounds else "")
 
-    def _finish(self, done: Sequence[Round]) -> Mined:
+    def _finish(self, done: Sequence[Round], how: Literal["mode", "mean"]) -> Mined:
         """The final ensemble, of the last round kept."""
         last = [one for one in done if one.kept][-1]
-        final = self.council.final(last.votes, last.learners)
+        final = self.council.final(last.votes, last.learners) if how == self.settings.ensemble else last.mean
         valence = ensemble.mean_valence(list(last.valence.values()), self.experiment.mean_valence)
-        return Mined(tuple(done), final, valence, self.learners, self.folds)
+        return Mined(tuple(done), final, valence, self.learners, self.folds, how)
 
     def _refuse(self, number: int, failed: Mapping[str, str]) -> None:
         if not failed:

@@ -222,6 +222,9 @@ def test_selected_says_which_fold_and_learner_adopted_what(rounds, tmp_path):
             "confidence": 0.75,
             "weight": 1.0,
             "learner": "second",
+            "prob_anger": 0.0,
+            "prob_joy": 1.0,
+            "prob_worry": 0.0,
         },
         {
             "clip_id": "a",
@@ -231,6 +234,9 @@ def test_selected_says_which_fold_and_learner_adopted_what(rounds, tmp_path):
             "confidence": 0.5,
             "weight": 0.5,
             "learner": "first",
+            "prob_anger": 0.0,
+            "prob_joy": 0.0,
+            "prob_worry": 1.0,
         },
     ]
     assert pq.read_schema(tmp_path / "rounds/02/selected.parquet").equals(table.schema), "also when nothing is adopted"

@@ -1,0 +1,151 @@
+"""``mining.strategy=auto``: what is fitted, what is chosen, and that a cut-off run ends the same."""
+
+from dataclasses import replace
+
+import made_experiment as made
+import numpy as np
+import pytest
+from made_mining import artifacts, brief, mine, same
+
+from mer_ray.config import LearnerConfig
+from mer_ray.errors import ConfigError
+from mer_ray.evaluation.metrics import waf
+from mer_ray.types import Split
+
+TAUGHT = {"lda_em", "student"}
+
+
+def settings(**options):
+    given = made.settings(**{"rounds": 1, "guard": True, "strategy": "auto", **options})
+    return brief(given).model_copy(update={"learners": "auto"})
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    from mer_ray.tune import controller as controllers  # noqa: PLC0415
+    from mer_ray.tune.search import fit_here  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(controllers, "run", fit_here)
+        experiment, truth = made.make(distance=2.2)
+        yield mine(tmp_path_factory.mktemp("chosen"), experiment, settings()), truth
+
+
+def test_every_candidate_is_judged_and_one_is_chosen(chosen):
+    done, _ = chosen
+    judged = done.mined.choice.judged
+    assert list(judged) == ["round_0", "linear", "lda", "lda_em", "student", "mean"]
+    assert sum(one.chosen for one in judged.values()) == 1
+    assert (judged["round_0"].gain, judged["round_0"].noise) == (0, 0)
+    for one in judged.values():
+        assert 0 < one.oof_waf <= 1
+        assert one.log_loss > 0
+        assert 0 <= one.ece <= 1
+
+
+def test_what_learns_from_the_pool_has_the_last_word_and_what_it_used_is_told(chosen):
+    done, truth = chosen
+    mined, experiment = done.mined, done.experiment
+    assert mined.choice.name == "mean"
+    assert set(mined.last.learners) == TAUGHT
+    assert mined.how == "mean"
+    assert set(mined.rounds[0].learners).isdisjoint(TAUGHT)
+    used = mined.rounds[0].selected
+    assert set(used.clip) <= set(np.flatnonzero(experiment.pool))
+    np.testing.assert_allclose(used.target.sum(axis=1), 1, rtol=1e-5)
+    assert {round(float(weight), 3) for weight in used.weight} == {0.2, 0.3}
+    assert ((mined.adopted >= 0) == np.isin(np.arange(len(truth)), used.clip)).all()
+    rows = done.selected(0)
+    assert {row["learner"] for row in rows} == TAUGHT
+    for row in rows[:20]:
+        assert sum(row[f"prob_{name}"] for name in experiment.class_names) == pytest.approx(1, abs=1e-5)
+
+
+def test_it_is_better_than_the_labels_alone_on_the_test_clips(chosen):
+    done, truth = chosen
+    test = np.array([split is Split.TEST for split in done.experiment.splits])
+    plain = done.controller.council.final(done.mined.rounds[0].votes, done.mined.rounds[0].learners)
+    scores = [waf(truth[test], label[test]) for label in (done.mined.final.label, plain.label)]
+    assert scores[0] > scores[1]
+
+
+def test_no_label_of_a_test_clip_or_of_the_pool_is_known_to_the_choice(chosen):
+    done, truth = chosen
+    assert (done.experiment.labels[~np.isin(np.arange(len(truth)), done.experiment.labelled)] == -1).all()
+
+
+def test_where_the_pool_misleads_round_0_has_the_last_word(tmp_path, here):
+    """The pool's clips lie where one class is, moved away from another: whoever learns from them errs."""
+    experiment, truth = made.make(distance=2.5, absent=0.0)
+    features, rng = [], np.random.default_rng(0)
+    for feature in experiment.features.features:
+        centres = np.stack([feature.values[truth == c].mean(axis=0) for c in range(len(made.CLASSES))])
+        values, pool = feature.values.copy(), np.flatnonzero(experiment.pool)
+        away = rng.integers(1, len(made.CLASSES), size=len(pool))
+        values[pool] = centres[0] - 3 * centres[away] + rng.normal(size=(len(pool), values.shape[1]))
+        features.append(replace(feature, values=values.astype(np.float32)))
+    experiment = replace(experiment, features=replace(experiment.features, features=tuple(features)))
+    long = made.settings(rounds=1, guard=True, strategy="auto").model_copy(update={"learners": "auto"})
+    done = mine(tmp_path, experiment, long)
+    assert done.mined.choice.name == "round_0"
+    assert [one.kept for one in done.mined.rounds] == [True, False]
+    assert done.mined.how == "mode"
+    assert not (done.mined.adopted >= 0).any()
+
+
+def test_a_cut_off_run_ends_the_same(chosen, tmp_path, here):
+    done, _ = chosen
+
+    class Cut(BaseException):
+        """The end of the process."""
+
+    def fits(count):
+        def tell(folder):
+            nonlocal count
+            count -= 1
+            if not count:
+                raise Cut
+
+        return lambda controller: setattr(controller, "on_fit", tell)
+
+    for count in (2, 3, 1):
+        with pytest.raises(Cut):
+            mine(tmp_path, done.experiment, settings(), fits(count))
+    again = mine(tmp_path, done.experiment, settings())
+    assert same(again.mined, done.mined)
+    assert artifacts(tmp_path / "rounds") == artifacts(done.rounds)
+
+
+def test_of_a_class_with_one_label_nothing_is_said_out_of_fold_and_the_pool_is_learnt_from(tmp_path, here):
+    experiment, _ = made.make(num_labelled=40, distance=2.5)
+    labels = experiment.labels.copy()
+    last = np.flatnonzero(labels == 2)
+    labels[last[1:]] = -1
+    done = mine(tmp_path, replace(experiment, labels=labels), settings())
+    assert done.mined.choice.oof_waf is None
+    assert "one labelled clip" in done.mined.choice.reason
+    assert done.mined.choice.name == "mean"
+
+
+def test_without_a_pool_or_rounds_there_is_round_0_alone(tmp_path, here):
+    experiment, _ = made.make()
+    bare = mine(tmp_path / "bare", replace(experiment, pool=np.zeros_like(experiment.pool)), settings())
+    none = mine(tmp_path / "none", experiment, settings(rounds=0))
+    for done in (bare, none):
+        assert len(done.mined.rounds) == 1
+        assert done.mined.choice is None
+
+
+def test_listed_learners_are_the_candidates(tmp_path, here):
+    experiment, _ = made.make()
+    names = [feature.name for feature in experiment.features.features]
+    listed = [
+        LearnerConfig(name="network", features=names),
+        LearnerConfig(name="em", features=names[:1], model={"name": "lda_em"}),
+    ]
+    given = settings().model_copy(update={"learners": listed})
+    done = mine(tmp_path, experiment, given)
+    assert list(done.mined.choice.judged) == ["round_0", "em"]
+    for one_kind in (listed[:1], listed[1:]):
+        with pytest.raises(ConfigError, match="only one kind is listed"):
+            mine(tmp_path / "refused", experiment, given.model_copy(update={"learners": one_kind}))
