@@ -32,9 +32,9 @@ class Heard:
     """One learner's votes as strategies and the ensemble take them.
 
     Attributes:
-        by_fold: float32 (F, N, C), by the model of each fold.
-        votes: float64 (N, C), out of fold for labelled clips, else the mean over the folds.
-        temperatures: what they were tempered by, of each fold.
+        by_fold: float32 (F, N, C), by the model of each fold, as it gave them.
+        votes: float64 (N, C), tempered, out of fold for labelled clips, else the mean over the folds.
+        temperatures: what ``votes`` were tempered by, of each fold.
     """
 
     by_fold: NDArray[np.float32]
@@ -83,12 +83,16 @@ class Council:
         return share_pool(self.folds, experiment.labelled, experiment.speakers, experiment.pool)
 
     def hear(self, prediction: Predictions) -> Heard:
-        """A learner's votes, tempered."""
-        oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
+        """A learner's votes: tempered for the ensemble, and as they are for the strategy.
+
+        The models that answered for a temperature's clips know the labels that its own fold holds out, and by it these
+        could come back to the fold in what is adopted.
+        """
         raw_FNC = prediction.probabilities_FNC
-        by_fold, temperatures = votes.calibrate(raw_FNC, oof_nC, self._truth, self.folds.held_out)
-        clean_NC = replace(prediction, probabilities_FNC=by_fold).clean(self.held_out)[0]
-        return Heard(by_fold, clean_NC, tuple(temperatures.tolist()))
+        oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
+        tempered_FNC, temperatures = votes.calibrate(raw_FNC, oof_nC, self._truth, self.folds.held_out)
+        tempered_NC = replace(prediction, probabilities_FNC=tempered_FNC).clean(self.held_out)[0]
+        return Heard(raw_FNC, tempered_NC, tuple(temperatures.tolist()))
 
     def mean(self, said: Votes) -> Ensemble:
         """The mean-probability ensemble."""

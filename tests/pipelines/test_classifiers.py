@@ -32,7 +32,7 @@ def test_they_mine_and_explain_themselves(mined):
     assert np.isnan(table.loc["c45", "without_video"]) or table.loc["c45", "without_video"] == 0
     same = [near[0] == given for near, given in zip(table["nearest_given"], truth, strict=True)]
     assert np.mean(same) > 0.7, "the nearest labelled clips are of the class"
-    models = [type(learner[0].model).__module__ for learner in finished.read(Store(str(mined / "run"))).learners]
+    models = [type(learner.model).__module__ for learner in finished.read(Store(str(mined / "run"))).learners]
     assert sorted(models) == ["mer_ray.classifiers.lda_em", "mer_ray.classifiers.linear"]
 
 

@@ -43,8 +43,10 @@ def probability(explained, row, without=None):
         own = experiment.features.take(np.array([row]))
         left = [replace(f, present=f.present & (f.modality != without)) for f in own.features]
         probabilities_FC = learner.predict(FeatureSet(own.clip_ids, tuple(left))).probabilities_FNC[:, 0]
+        powers_FC = probabilities_FC.astype(float) ** (1 / np.array(mined.last.temperatures[name]))[:, None]
+        tempered_FC = powers_FC / powers_FC.sum(axis=1, keepdims=True)
         held_out = run.held_out[row] if run.held_out[row] >= 0 else slice(None)
-        votes.append(np.atleast_2d(probabilities_FC[held_out]).mean(axis=0))
+        votes.append(np.atleast_2d(tempered_FC[held_out]).mean(axis=0))
     return base.mean(np.stack(votes)[:, None])[0, mined.final.label[row]]
 
 
@@ -85,7 +87,7 @@ def test_the_nearest_are_those_of_the_best_learner_that_sees_the_clip(explained)
     ensemble = replace(ensemble, learners=ensemble.learners[::-1])  # the best here reads all that there is
     nearest = neighbours.nearest(ensemble, features, labelled, 5)
     first_seen = np.full(len(run.experiment.labels), -1)
-    for place, (learner,) in enumerate(ensemble.learners):
+    for place, learner in enumerate(ensemble.learners):
         own = features.only(learner.config.features)
         seen = own.present.any(axis=1)
         rows, among = np.flatnonzero(seen & (first_seen < 0)), labelled[seen[labelled]]
