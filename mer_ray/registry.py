@@ -37,7 +37,7 @@ REMOVED = {
     "mining.topk.growth": "mining.options.k is the same in every round",
     "mining.split": "give mining.options.split",
     "mining.relabel": "give mining.options.relabel",
-    "mining.calibrate": "votes are always calibrated; leave it out",
+    "mining.calibrate": "the final votes always are, those that a strategy is given never; leave it out",
     "mining.weigh_learners": "learners count alike; leave it out",
     "mining.rounds_kept": "the last round kept votes; leave it out",
     "mining.weight": "a pseudo-labelled clip counts as a labelled one; leave it out",

@@ -1,8 +1,8 @@
 """What the learners' votes are worth, before the ensemble or a strategy sees them: temperature and class shares.
 
 All is learnt from labelled clips out of fold, and for the models of fold f from the clips that the *other* folds hold
-out. The models which answered for those clips were trained on fold f's labels, so a temperature still depends on these
-a little: it tempers what learners say in the end, and strategies are given the votes as they are.
+out. The models which answered for those clips were trained on fold f's labels, so a temperature still depends a little
+on these: it tempers what learners say in the end, and strategies are given the votes as they are.
 
 Shapes: K learners, F folds, N clips, n labelled clips, C classes.
 """

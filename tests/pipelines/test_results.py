@@ -33,7 +33,7 @@ def good(tmp_path_factory):
     """A run that learns something, chooses anew each round, and of whose test clips every third has a label."""
     experiment, truth = small()
     tested = np.arange(len(truth)) % 3 > 0
-    options = {"rounds": 2, "strategy": "topk", "options": {"relabel": "revisit"}}
+    options = {"rounds": 2, "strategy": "topk", "options": {"k": 5, "relabel": "revisit"}}
     return made_outcome.finish(tmp_path_factory.mktemp("good"), experiment, truth, tested, **options)
 
 
