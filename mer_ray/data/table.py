@@ -159,7 +159,7 @@ class Table:
         missing = [place for place, ref in enumerate(refs) if ref is None]
         pieces.append(pa.table([pa.nulls(len(missing), field.type) for field in schema], schema=schema))
         order = {place: row for row, place in enumerate([*places, *missing])}
-        return pa.concat_tables(pieces).take([order[place] for place in range(len(refs))])
+        return pa.concat_tables(pieces).take(pa.array([order[place] for place in range(len(refs))], pa.int64()))
 
     def discard(self, part: str) -> None:
         """Move a part out of the readers' sight, to ``_corrupt/``."""
