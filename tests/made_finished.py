@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from mer_ray.pipelines import results
+from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.results import Run
 from mer_ray.tune.controller import Controller
 from mer_ray.tune.search import fit_here
@@ -21,7 +22,8 @@ def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0
     settings = settings.model_copy(update={"ensemble": ensemble, "fit": fit, "learners": learners})
     controller = Controller(experiment, settings, run_dir, fit=fit_here)
     mined = controller.mine()
-    return Run(settings, None, None, controller.experiment, mined, None)
+    extraction = Extraction(experiment.features, "made", {}, (), frozenset())
+    return Run(settings, None, extraction, controller.experiment, mined, None)
 
 
 def write(run, run_dir):

@@ -169,7 +169,8 @@ def test_the_report_says_what_hiding_each_modality_does(finished):
 def test_pseudo_labels_can_be_traced(finished):
     run_dir = finished[0]
     selected = pq.read_table(run_dir / "rounds/00/selected.parquet").to_pandas()
-    assert list(selected.columns) == ["clip_id", "fold", "label", "agreement", "confidence", "learner", "weight"]
+    told = ["clip_id", "fold", "label", "agreement", "confidence", "learner", "weight"]
+    assert list(selected.columns) == [*told, "prob_neutral", "prob_anger", "prob_happiness"]
     assert len(selected)
     assert not selected.duplicated(["clip_id", "fold"]).any()
     assert set(selected["clip_id"]) <= {f"c{i:02d}" for i in range(30, 70)}, "a clip that is no pool clip was adopted"
