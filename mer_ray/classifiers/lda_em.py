@@ -60,7 +60,7 @@ class Classifier(base.Classifier):
         _fit([self], [tuple(range(len(features.features)))], features, folds, seed)
 
     @classmethod
-    def _fit(
+    def fit_together(
         cls,
         models: Sequence[base.Classifier],
         places: Sequence[base.Pattern],
@@ -302,8 +302,8 @@ class Moments:
         found_DD = self.space[: len(deviation_D) ** 2].view(len(deviation_D), -1)
         for number, a in enumerate(tiles):
             for b in tiles[number:]:
-                square = self.whole[a.at, b.at]
-                within = view.within(square if lacking is None else square - lacking[a.at, b.at], a, b)
+                square = _products(self.whole, a, b)
+                within = view.within(square if lacking is None else square - _products(lacking, a, b), a, b)
                 found_DD[a.to, b.to] = within / deviation_D[a.to].unsqueeze(1) / deviation_D[b.to] * (1 - shrink)
         found_DD.diagonal().add_(shrink)
         mean_CD = torch.cat([view.mean(tile) for tile in tiles], dim=1).float()
@@ -353,6 +353,11 @@ def add_products(matrix: Tensor, x_BD: Tensor, weight_B: NDArray[np.float32], ti
     for number, a in enumerate(tiles):
         for b in tiles[number:]:
             matrix[a.at, b.at].addmm_(weighted_BD[:, a.to].T, x_BD[:, b.to])
+
+
+def _products(matrix: Tensor, a: Tile, b: Tile) -> Tensor:
+    """Those of the columns of two tiles, (d of a, d of b): a learner may read features in any order."""
+    return matrix[a.at, b.at] if a.at.start <= b.at.start else matrix[b.at, a.at].T
 
 
 def _expect(first: list[View], moments: Moments, config: Config, pools: Sequence[NDArray[np.int64]]) -> list[View]:

@@ -107,15 +107,21 @@ def test_soft_targets_and_weights_of_a_fold_alone_count():
         np.testing.assert_allclose(probabilities, plain(features, fold), atol=1e-4)
 
 
-def test_more_steps_multiply_no_more_rows(monkeypatch):
-    features, labels = made()
+def counted(monkeypatch):
+    """How many rows each D x D product reads, from now on."""
     rows, add_products = [], lda_em.add_products
 
-    def counted(matrix, x_BD, *others):
+    def count(matrix, x_BD, *others):
         rows.append(len(x_BD))
         add_products(matrix, x_BD, *others)
 
-    monkeypatch.setattr(lda_em, "add_products", counted)
+    monkeypatch.setattr(lda_em, "add_products", count)
+    return rows
+
+
+def test_more_steps_multiply_no_more_rows(monkeypatch):
+    features, labels = made()
+    rows = counted(monkeypatch)
     sums = []
     for steps in (1, 8):
         rows.clear()
@@ -133,7 +139,12 @@ def test_learners_of_some_features_share_one_matrix(monkeypatch):
     read = [features.only([f"f{m}" for m in own]) for own in places]
     made_of = [tuple(f.values.shape[1] for f in one.features) for one in read]
     models = [lda_em.Classifier(lda_em.Config(dims=dims, num_classes=CLASSES, num_folds=3)) for dims in made_of]
+    rows = counted(monkeypatch)
+    fit(features, folds)
+    once = sum(rows)
+    rows.clear()
     lda_em.Classifier.fit_together(models, places, features, folds, [0, 0, 0])
+    assert sum(rows) == once > 0, "what is read for all features is read for every learner of some of them"
     for model, one in zip(models, read, strict=True):
         seen = one.present.any(axis=1)
         own = [base.Rows(f.clip[(k := seen[f.clip])], f.target[k], f.weight[k], f.pool[seen[f.pool]]) for f in folds]
