@@ -5,12 +5,29 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mer_ray.pretrained import plugin
 from mer_ray.pretrained.plugin import Plugin
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Config = plugin.Config
 """Base of every punctuator's ``Config``."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a model says of windows of tokens or words: the likeliest label of each (B, T), and how many there are."""
+
+    labels_BT: Tensor
+    lengths: Sequence[int]
+
+    def apart(self) -> list[list[int]]:
+        """Of each window, its own."""
+        return [row[:length] for row, length in zip(self.labels_BT.cpu().tolist(), self.lengths, strict=True)]
 
 
 class Punctuator(Plugin, ABC):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +29,7 @@ from mer_ray.pretrained.weights import Weights
 from mer_ray.punctuators import base
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _WORD = re.compile(r"[\x21-\x7e]+|[^\x00-\x7f\s]")
 _UNKNOWN = "<unk>"
@@ -68,18 +67,6 @@ class Config(PretrainedConfig):
     words: int = Field(
         200, gt=2 * _OVERLAP, description="words of a window, of which 16 at each end are its neighbour's too"
     )
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """The likeliest mark of every word (B, T), and of each window the number of its words."""
-
-    labels_BT: Tensor
-    lengths: Sequence[int]
-
-    def apart(self) -> list[list[int]]:
-        """Of each window, its own words'."""
-        return [row[:length] for row, length in zip(self.labels_BT.tolist(), self.lengths, strict=True)]
 
 
 class Punctuator(NetworkModel, base.Punctuator):
@@ -144,9 +131,9 @@ class Punctuator(NetworkModel, base.Punctuator):
         words_BT, own_BT = pad([torch.tensor(one["words"]) for one in payloads])
         return {"words": words_BT, "own": own_BT, "lengths": [len(one["words"]) for one in payloads]}
 
-    def _forward(self, inputs: dict[str, Any]) -> _Labels:
+    def _forward(self, inputs: dict[str, Any]) -> base.Labels:
         assert self._model is not None
-        return _Labels(self._model(inputs["words"], inputs["own"]).argmax(dim=-1), inputs["lengths"])
+        return base.Labels(self._model(inputs["words"], inputs["own"]).argmax(dim=-1), inputs["lengths"])
 
     def _prepare(self, folder: Path) -> None:
         self._set_tokens(pieces.load(folder, self.config.weights.source, self.model_config["vocab_size"]))

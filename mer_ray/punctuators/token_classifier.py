@@ -10,13 +10,12 @@ Shapes: B windows, T tokens, L labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig
 
 from mer_ray.errors import ConfigError, PluginError
@@ -39,18 +38,6 @@ class Config(PretrainedConfig):
     tokens: int = Field(
         256, gt=2 * _OVERLAP, description="tokens of a window, of which 16 at each end are its neighbour's too"
     )
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """The likeliest label of every token (B, T), and of each window the number of its tokens."""
-
-    labels_BT: Tensor
-    lengths: Sequence[int]
-
-    def apart(self) -> list[list[int]]:
-        """Of each window, its own tokens'."""
-        return [row[:length] for row, length in zip(self.labels_BT.cpu().tolist(), self.lengths, strict=True)]
 
 
 class Punctuator(PretrainedModel, base.Punctuator):
@@ -107,10 +94,10 @@ class Punctuator(PretrainedModel, base.Punctuator):
         made: dict[str, Any] = self._tokenizer.pad({"input_ids": [one["ids"] for one in payloads]}, return_tensors="pt")
         return {**made, "lengths": [len(one["ids"]) for one in payloads]}
 
-    def _forward(self, inputs: dict[str, Any]) -> _Labels:
+    def _forward(self, inputs: dict[str, Any]) -> base.Labels:
         assert self._model is not None
         lengths = inputs.pop("lengths")
-        return _Labels(self._model(**inputs).logits.argmax(dim=-1), lengths)
+        return base.Labels(self._model(**inputs).logits.argmax(dim=-1), lengths)
 
     def _build(self, model_config: Any) -> nn.Module:  # noqa: ANN401 - the library's
         model: nn.Module = AutoModelForTokenClassification.from_config(model_config)
