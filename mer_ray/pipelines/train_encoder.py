@@ -179,12 +179,12 @@ def _job(
         raise InputError(f"no {kind} has all that the task {settings.task.name} reads: {', '.join(task.reads)}")
     _check_classes(names, [wanted[row].label for row in free])
     test = np.flatnonzero([clip.split is Split.TEST and task.needs_labels for clip in wanted])
+    learnt = [wanted[row] for row in free]
     if held_out is None:
-        train, valid = _split(settings, clips.label[free], [wanted[row].speaker for row in free], task.needs_labels)
+        is_held = _drawn(settings, clips.label[free], learnt, task.needs_labels)
     else:
-        is_held = np.array([wanted[row].clip_id in held_out for row in free])
-        train, valid = np.flatnonzero(~is_held), np.flatnonzero(is_held)
-    train, valid = free[train], free[valid]
+        is_held = np.array([clip.clip_id in held_out for clip in learnt])
+    train, valid = free[~is_held], free[is_held]
     digest = configs.digest(
         {
             "task": settings.task.model_dump(mode="json"),
@@ -255,19 +255,18 @@ def _clips(wanted: Sequence[Clip], names: Sequence[str], task: Task, made: Mappi
     )
 
 
-def _split(
-    settings: TrainConfig, label: NDArray[np.int64], speakers: list[str | None], labelled: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and rows to score: speakers kept apart and classes even where they are known."""
-    share, rows = settings.optimization.valid_share, np.arange(len(label))
+def _drawn(settings: TrainConfig, label: NDArray[np.int64], clips: Sequence[Clip], labelled: bool) -> NDArray[np.bool_]:
+    """Which of the clips score the training, bool (n,): speakers kept apart and classes even where they are known."""
+    share, held = settings.optimization.valid_share, np.zeros(len(label), dtype=bool)
     if not share or len(label) < 2:
-        return rows, rows[:0]
+        return held
     if labelled:
+        speakers = [clip.speaker for clip in clips]
         folds = folding.make(label, speakers, max(2, round(1 / share)), settings.seed)
-        return rows[folds.held_out != 0], rows[folds.held_out == 0]
+        return np.asarray(folds.held_out == 0)
     order = np.random.default_rng(settings.seed).permutation(len(label))
-    count = max(1, round(share * len(label)))
-    return np.sort(order[count:]), np.sort(order[:count])
+    held[order[: max(1, round(share * len(label)))]] = True
+    return held
 
 
 def _train(job: Job, settings: TrainConfig, journal: Journal, console: Console) -> dict[str, Any]:
