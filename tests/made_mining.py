@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from mer_ray import progress
 from mer_ray.data.storage import Store
 from mer_ray.learners.learner import Predictions
-from mer_ray.tune.controller import Controller, Mined
+from mer_ray.tune.controller import Controller
+from mer_ray.tune.mined import Mined
 
 LEARNERS = [learner.name for learner in made.learners()]
 

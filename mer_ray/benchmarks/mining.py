@@ -50,7 +50,8 @@ from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.learner import Predictions, fit_learner
 from mer_ray.registry import nearest
 from mer_ray.runtime.session import session
-from mer_ray.tune.controller import Controller, Mined
+from mer_ray.tune.controller import Controller
+from mer_ray.tune.mined import Mined
 from mer_ray.tune.trials import Bench, Trial
 
 _MOST_STEPS = 1000

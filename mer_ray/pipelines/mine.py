@@ -33,7 +33,8 @@ from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import session, short_of
 from mer_ray.tune.ablations import Ablations, ablate
 from mer_ray.tune.candidates import AUTO
-from mer_ray.tune.controller import Controller, Mined
+from mer_ray.tune.controller import Controller
+from mer_ray.tune.mined import Mined
 from mer_ray.types import Clip, Split
 
 

@@ -22,7 +22,7 @@ from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.results import Run
 from mer_ray.runtime.journal import Journal, environment
 from mer_ray.runtime.materialise import Made
-from mer_ray.tune.controller import Round
+from mer_ray.tune.mined import Round
 from mer_ray.types import Split
 
 _CLIPS_PER_GROUP = 6

@@ -28,7 +28,7 @@ from mer_ray.pipelines.source import Brought
 from mer_ray.rounds.final import Final, Read, Voter
 from mer_ray.runtime.journal import Journal
 from mer_ray.tune.ablations import Ablations
-from mer_ray.tune.controller import Mined, num_clips
+from mer_ray.tune.mined import Mined, num_clips
 from mer_ray.types import Split
 
 EXIT_TOO_MANY_ERRORS = 3

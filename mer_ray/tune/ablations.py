@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mer_ray.config import LearnerConfig
 from mer_ray.errors import LearnerError
 from mer_ray.learners.learner import Predictions
-from mer_ray.tune.controller import Controller, Mined, tell
+from mer_ray.tune.controller import Controller, tell
+from mer_ray.tune.mined import Mined
 
 
 @dataclass(frozen=True)

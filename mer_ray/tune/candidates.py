@@ -108,7 +108,7 @@ def decide(council: Council, who: Learners, said: Votes, plain: Ensemble, *, gua
     """
     experiment = council.experiment
     answers = {PLAIN: plain}
-    answers |= {name: council.mean({name: said[name]}) for name in (*who.judged, *who.taught) if name in said}
+    answers |= {name: council.mean({name: said[name]}) for name in who.judged if name in said}
     pooled = {name: voters for name, voters in who.candidates.items() if all(one in said for one in voters)}
     answers |= {name: council.mean({one: said[one] for one in voters}) for name, voters in pooled.items()}
     rows = experiment.labelled

@@ -14,7 +14,7 @@ Shapes: K learners, F folds, N clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -31,88 +31,18 @@ from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.learner import Predictions
 from mer_ray.rounds import ensemble
-from mer_ray.rounds.choice import Choice
-from mer_ray.rounds.ensemble import Ensemble
-from mer_ray.rounds.split import Adoptions, first_adopted
+from mer_ray.rounds.split import Adoptions
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
 from mer_ray.tune import candidates, identity, standardise
 from mer_ray.tune.candidates import AUTO
 from mer_ray.tune.council import Council, Heard
+from mer_ray.tune.mined import Mined, Round, num_clips
 from mer_ray.tune.standardise import Way
 from mer_ray.tune.trials import Bench, Trial, run
 
 OnEvent = Callable[..., None]
 OnFit = Callable[[str], None]
 Fit = Callable[[Bench, Sequence[Trial], OnFit], tuple[dict[str, Predictions], dict[str, str]]]
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of mining.
-
-    Attributes:
-        number: 0 is the labelled data alone.
-        learners: those that voted, best first by out-of-fold WAF.
-        learner_waf: out-of-fold WAF of each.
-        oof_waf: of the mean of their probabilities, on the labelled clips.
-        mean: of their votes on every clip.
-        votes: by learner, probabilities (N, C), out of fold for labelled clips, NaN where it abstains; tempered.
-        weights: by learner, how much each of its features counted, (N, features of the learner).
-        temperatures: by learner, what its votes were tempered by in each fold.
-        valence: by learner, what it says of valence (N,), as ``votes``; empty where that is not learnt.
-        trained_on: the pseudo-labels that it was trained on, of all earlier rounds, or by ``relabel=revisit`` of the
-            round before.
-        selected: what its votes adopt for the next round.
-        kept: False when the guard dropped it.
-        reason: why mining goes on, ends, or drops the round.
-    """
-
-    number: int
-    learners: tuple[str, ...]
-    learner_waf: Mapping[str, float]
-    oof_waf: float
-    mean: Ensemble
-    votes: Mapping[str, NDArray[np.float64]]
-    weights: Mapping[str, NDArray[np.float64]]
-    temperatures: Mapping[str, tuple[float, ...]]
-    valence: Mapping[str, NDArray[np.float64]]
-    trained_on: Adoptions
-    selected: Adoptions
-    kept: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Mined:
-    """The result of the loop.
-
-    Attributes:
-        rounds: every round fitted, the dropped one included.
-        final: the ensemble of the last round kept.
-        valence: what the same learners say of it in the mean (N,); None where it is not learnt.
-        learners: every learner's config, by name.
-        folds: how the labelled clips were held out.
-        how: how the votes of the last round kept were combined.
-        choice: what the labelled clips chose by ``mining.strategy=auto``; else None.
-    """
-
-    rounds: tuple[Round, ...]
-    final: Ensemble
-    valence: NDArray[np.float64] | None
-    learners: Mapping[str, LearnerConfig]
-    folds: folding.Folds
-    how: Literal["mode", "mean"]
-    choice: Choice | None = None
-
-    @property
-    def last(self) -> Round:
-        """The last round kept."""
-        return [one for one in self.rounds if one.kept][-1]
-
-    @property
-    def adopted(self) -> NDArray[np.int64]:
-        """The round whose votes first adopted each clip, for a round that was kept, int64 (N,); -1 where none did."""
-        return first_adopted((one.trained_on for one in self.rounds if one.kept), len(self.final.label))
 
 
 class Controller:
@@ -208,6 +138,9 @@ class Controller:
             **self._predictions(1, self.nothing, self.who.taught),
         }
         who = candidates.keep(self.who, found)
+        if not who.taught:
+            self._record(first)
+            return self._finish([first], self.settings.ensemble)
         said = {name: self.council.hear(one).votes for name, one in found.items()}
         plain = self.council.final(first.votes, first.learners)
         choice = candidates.decide(self.council, who, said, plain, guard=self.settings.mining.guard)
@@ -457,11 +390,6 @@ class Controller:
                 "mining": self.settings.mining.model_dump(mode="json", exclude=elsewhere),
             }
         )
-
-
-def num_clips(adoptions: Adoptions) -> int:
-    """How many different clips were adopted, in whatever folds."""
-    return len(np.unique(adoptions.clip))
 
 
 def _by_learner(predictions: Mapping[str, Predictions]) -> dict[str, Predictions]:

@@ -8,8 +8,10 @@ import pytest
 from made_mining import artifacts, brief, mine, same
 
 from mer_ray.config import LearnerConfig
-from mer_ray.errors import ConfigError
+from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
+from mer_ray.tune import controller as controllers
+from mer_ray.tune.search import fit_here
 from mer_ray.types import Split
 
 TAUGHT = {"lda_em", "student"}
@@ -22,9 +24,6 @@ def settings(**options):
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory):
-    from mer_ray.tune import controller as controllers  # noqa: PLC0415
-    from mer_ray.tune.search import fit_here  # noqa: PLC0415
-
     with pytest.MonkeyPatch.context() as changes:
         changes.setattr(controllers, "run", fit_here)
         experiment, truth = made.make(distance=2.2)
@@ -149,3 +148,18 @@ def test_listed_learners_are_the_candidates(tmp_path, here):
     for one_kind in (listed[:1], listed[1:]):
         with pytest.raises(ConfigError, match="only one kind is listed"):
             mine(tmp_path / "refused", experiment, given.model_copy(update={"learners": one_kind}))
+
+
+def test_where_all_that_learn_from_the_pool_fail_a_quorum_goes_on_with_round_0(tmp_path, here, monkeypatch):
+    def failing(context, trials, on_done):
+        taught = [trial.folder for trial in trials if trial.folder.startswith("01/")]
+        found, failed = fit_here(context, [trial for trial in trials if trial.folder not in taught], on_done)
+        return found, {**failed, **dict.fromkeys(taught, "lost")}
+
+    monkeypatch.setattr(controllers, "run", failing)
+    experiment, _ = made.make()
+    done = mine(tmp_path, experiment, settings(on_failure="quorum"))
+    assert len(done.mined.rounds) == 1
+    assert done.mined.choice is None
+    with pytest.raises(LearnerError, match="lda_em failed twice"):
+        mine(tmp_path, experiment, settings())
