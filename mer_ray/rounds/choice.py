@@ -1,11 +1,15 @@
 """Which way of learning labels the pool: one of several candidates, by what each says of clips that it has not seen.
 
 With a hundred labels a figure out of fold is uncertain by several points, and the highest of several is the luckiest
-too: on the benchmark's sets, taking the highest gave less than half of what mining can give, and cost a point where
-mining cannot help. So the choice begins with what is best on most data (Nigam et al. 2000; METHODS, practice): the last
-candidate, which learns most from the pool. It is left only where the labelled clips speak against it in both respects,
-with a lower weighted F1 and a higher log loss than the plain learners; then the one before it is asked, and so on down
-to the plain learners themselves, which always stand.
+too. So the choice begins with what is best on most data: the last candidate, which learns most from the pool. It is
+left only where the labelled clips speak against it in both respects, with a lower weighted F1 and a higher log loss
+than the plain learners; then the one before it is asked, and so on down to the plain learners themselves, which
+always stand.
+
+Tried with a tenth of the labels, four or five draws, in test F1 over the plain learners: on RAVDESS, handwritten and
+nEMO this rule gained .075, .015 and .051, the highest F1 out of fold .054, .009 and .056, the highest that is beyond
+its noise .033, .005 and .054; on a set whose pool misleads, 0, .006 and .006, where the last candidate alone loses
+.19.
 
 Shapes: n labelled clips, C classes.
 """
