@@ -1,7 +1,10 @@
 """Ray for the tests that need it, and which tests run beside each other."""
 
 import os
+import random
+import sys
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -44,6 +47,15 @@ def pytest_collection_modifyitems(items):
             if SHARE_OF.get(file) != fixture:
                 raise pytest.UsageError(f"{file} uses {fixture}: add it to TOGETHER in tests/conftest.py")
     items.sort(key=lambda item: places.get(SHARE_OF.get(item.nodeid.partition("::")[0]), len(places)))
+
+
+@pytest.fixture(autouse=True)
+def unnamed_seeds():
+    """Numbers that a test draws without naming a seed are the same ones in every run, alone and among other tests."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
