@@ -35,7 +35,7 @@ class Done:
 
     @property
     def held_out(self):
-        return self.controller.council.held_out
+        return self.controller.committee.held_out
 
     def predictions(self, number, learner):
         return Predictions.from_bytes((self.rounds / f"{number:02d}/{learner}/predictions.safetensors").read_bytes())

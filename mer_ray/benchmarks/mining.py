@@ -52,7 +52,7 @@ from mer_ray.registry import nearest
 from mer_ray.runtime.session import session
 from mer_ray.tune.controller import Controller
 from mer_ray.tune.mined import Mined
-from mer_ray.tune.trials import Bench, Trial
+from mer_ray.tune.trials import FitContext, Trial
 
 _MOST_STEPS = 1000
 
@@ -173,21 +173,21 @@ class Fits:
         self.made: dict[str, Predictions] = {}
 
     def __call__(
-        self, bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None]
+        self, context: FitContext, trials: Sequence[Trial], on_done: Callable[[str], None]
     ) -> tuple[dict[str, Predictions], dict[str, str]]:
         """As ``tune.trials.run``; a learner that fails ends the benchmark."""
         found = {}
         for trial in trials:
-            found[trial.folder] = self._fit(bench, trial)
+            found[trial.folder] = self._fit(context, trial)
             on_done(trial.folder)
         return found, {}
 
-    def _fit(self, bench: Bench, trial: Trial) -> Predictions:
-        data, learner = bench.experiment, trial.learner
+    def _fit(self, context: FitContext, trial: Trial) -> Predictions:
+        data, learner = context.experiment, trial.learner
         values = [hashlib.sha256(feature.values.tobytes()).hexdigest() for feature in data.features.features]
-        key = trial.digest(configs.digest({"values": values, "fit": bench.fit.model_dump(mode="json")}))
+        key = trial.digest(configs.digest({"values": values, "fit": context.fit.model_dump(mode="json")}))
         if key not in self.made:
-            fitted = fit_learner(data.features, trial.folds, learner, bench.fit, data.class_names, data.seed)
+            fitted = fit_learner(data.features, trial.folds, learner, context.fit, data.class_names, data.seed)
             self.made[key] = fitted.predict(data.features)
         return self.made[key]
 

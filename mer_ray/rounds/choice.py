@@ -26,7 +26,7 @@ from mer_ray.evaluation import metrics
 from mer_ray.evaluation.metrics import waf
 from mer_ray.rounds import guard
 
-_TOO_FEW = "a class has one labelled clip, which no fold can both learn and answer"
+_TOO_FEW = "a class has one labelled clip, of which no fold can learn and answer"
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,7 @@ def choose(answers: Answers, trusted: Sequence[str], seed: int, *, ask: bool = T
         seed: of the bootstrap of their noise.
         ask: whether the labelled clips have a say.
     """
-    reason = (
-        "a class has one labelled clip, of which no fold can learn and answer" if _rarest(answers.truth) < 2 else ""
-    )
+    reason = _TOO_FEW if _rarest(answers.truth) < 2 else ""
     asked = Answers(
         {name: answers.probabilities[name] for name in trusted},
         {name: answers.labels[name] for name in trusted},

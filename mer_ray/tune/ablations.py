@@ -52,7 +52,7 @@ def ablate(controller: Controller, mined: Mined) -> Ablations:
         controller.trial(f"ablations/{control}", controller.learners[name], shuffled)
         for control, name in zip(controls, learners, strict=False)
     ]
-    predictions, failed = controller.fit(controller.bench, trials, lambda folder: None)
+    predictions, failed = controller.fit(controller.context, trials, lambda folder: None)
     if failed:
         raise LearnerError(f"ablations: {tell(failed)}")
     return Ablations(
@@ -63,5 +63,5 @@ def ablate(controller: Controller, mined: Mined) -> Ablations:
 
 def _said(controller: Controller, predictions: Mapping[str, Predictions], names: Sequence[str]) -> NDArray[np.int64]:
     """The label of each clip (N,) by learners of these names, best first."""
-    votes = {name: controller.council.hear(predictions[f"ablations/{name}"]).votes for name in names}
-    return controller.council.final(votes, names).label
+    votes = {name: controller.committee.hear(predictions[f"ablations/{name}"]).votes for name in names}
+    return controller.committee.final(votes, names).label

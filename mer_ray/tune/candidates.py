@@ -23,7 +23,7 @@ from mer_ray.errors import ConfigError
 from mer_ray.learners import spec
 from mer_ray.rounds.choice import Answers, Choice, choose
 from mer_ray.rounds.ensemble import Ensemble
-from mer_ray.tune.council import Council, Votes
+from mer_ray.tune.committee import Committee
 
 AUTO = "auto"
 PLAIN, MEAN = "round_0", "mean"
@@ -96,27 +96,29 @@ def learners(listed: Sequence[LearnerConfig], features: FeatureSet, strategy: st
     )
 
 
-def decide(council: Council, who: Learners, said: Votes, plain: Ensemble, *, guard: bool) -> Choice:
+def decide(
+    committee: Committee, who: Learners, said: Mapping[str, NDArray[np.float64]], plain: Ensemble, *, guard: bool
+) -> Choice:
     """What the labelled clips choose.
 
     Args:
-        council: who reads the votes.
+        committee: who reads the votes.
         who: the learners.
         said: votes of those that were fitted, calibrated.
         plain: the answer of the plain learners.
         guard: whether the labelled clips are asked; else the most trusted candidate is taken.
     """
-    experiment = council.experiment
+    experiment = committee.experiment
     answers = {PLAIN: plain}
-    answers |= {name: council.mean({name: said[name]}) for name in who.judged if name in said}
+    answers |= {name: committee.mean({name: said[name]}) for name in who.judged if name in said}
     pooled = {name: voters for name, voters in who.candidates.items() if all(one in said for one in voters)}
-    answers |= {name: council.mean({one: said[one] for one in voters}) for name, voters in pooled.items()}
+    answers |= {name: committee.mean({one: said[one] for one in voters}) for name, voters in pooled.items()}
     rows = experiment.labelled
     known = Answers(
         {name: answer.probabilities[rows] for name, answer in answers.items()},
         {name: answer.label[rows] for name, answer in answers.items()},
         experiment.labels[rows],
-        council.folds.held_out,
+        committee.folds.held_out,
         _numbers([experiment.speakers[row] for row in rows]),
     )
     return choose(known, [PLAIN, *pooled], experiment.seed, ask=guard)

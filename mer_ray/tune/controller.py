@@ -35,14 +35,14 @@ from mer_ray.rounds.split import Adoptions
 from mer_ray.rounds.state import Rounds, name_of, open_rounds
 from mer_ray.tune import candidates, identity, standardise
 from mer_ray.tune.candidates import AUTO
-from mer_ray.tune.council import Council, Heard
+from mer_ray.tune.committee import Committee, Votes
 from mer_ray.tune.mined import Mined, Round, num_clips
 from mer_ray.tune.standardise import Way
-from mer_ray.tune.trials import Bench, Trial, run
+from mer_ray.tune.trials import FitContext, Trial, run
 
 OnEvent = Callable[..., None]
 OnFit = Callable[[str], None]
-Fit = Callable[[Bench, Sequence[Trial], OnFit], tuple[dict[str, Predictions], dict[str, str]]]
+Fit = Callable[[FitContext, Sequence[Trial], OnFit], tuple[dict[str, Predictions], dict[str, str]]]
 
 
 class Controller:
@@ -83,24 +83,24 @@ class Controller:
         are_listed = settings.learners != "auto"
         self.who = candidates.learners(narrowed, experiment.features, strategy, are_listed=are_listed)
         self.learners = self.who.everyone
-        self.council = Council(experiment, self.folds, settings.mining, settings.ensemble)
-        self.folds = replace(self.folds, warnings=self.folds.warnings + self.council.pools[1])
+        self.committee = Committee(experiment, self.folds, settings.mining, settings.ensemble)
+        self.folds = replace(self.folds, warnings=self.folds.warnings + self.committee.pools[1])
         self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
         digest = self._digest(experiment)
         rounds, moved = open_rounds(run_dir, digest)
         if moved:
             on_event("rounds_moved_aside", to=moved)
-        self.bench = Bench(experiment, settings.fit, rounds, digest)
+        self.context = FitContext(experiment, settings.fit, rounds, digest)
 
     @property
     def rounds(self) -> Rounds:
         """The run directory's rounds."""
-        return self.bench.rounds
+        return self.context.rounds
 
     @property
     def experiment(self) -> Experiment:
         """The data, their features standardised once ``mine`` has chosen how."""
-        return self.bench.experiment
+        return self.context.experiment
 
     def mine(self) -> Mined:
         """Round 0, then rounds of mining until nothing is adopted, the guard stops, or ``mining.rounds`` are done.
@@ -129,7 +129,7 @@ class Controller:
         self.on_event("round_started", round=0, pseudo_labels=0)
         first = self._tell(0, self._predictions(0, self.nothing, self.who.plain), self.nothing)
         first = replace(first, reason="labelled clips alone")
-        if not self.settings.mining.rounds or not self.council.pools[0].any():
+        if not self.settings.mining.rounds or not self.committee.pools[0].any():
             self._record(first)
             return self._finish([first], self.settings.ensemble)
         self.on_event("round_started", round=1, pseudo_labels=0)
@@ -141,9 +141,9 @@ class Controller:
         if not who.taught:
             self._record(first)
             return self._finish([first], self.settings.ensemble)
-        said = {name: self.council.hear(one).votes for name, one in found.items()}
-        plain = self.council.final(first.votes, first.learners)
-        choice = candidates.decide(self.council, who, said, plain, guard=self.settings.mining.guard)
+        said = {name: self.committee.hear(one).votes for name, one in found.items()}
+        plain = self.committee.final(first.votes, first.learners)
+        choice = candidates.decide(self.committee, who, said, plain, guard=self.settings.mining.guard)
         voters = who.candidates.get(choice.name, tuple(who.taught))
         used = self._used(found, voters) if choice.name != candidates.PLAIN else self.nothing
         second = self._tell(1, {name: found[name] for name in voters}, used)
@@ -171,23 +171,23 @@ class Controller:
 
         The second way is taken where it is better out of fold by more than the noise, paired over folds.
         """
-        plain, asked = self.bench, self.settings.fit
+        plain, asked = self.context, self.settings.fit
         benches = {way: standardise.prepare(plain, way, asked) for way in self.ways}
         chosen = self.ways[-1]
         if len(self.ways) == 2:
-            labels = {way: self._try(way, bench) for way, (bench, _) in benches.items()}
-            compared = self.council.compare(labels[chosen], labels["fold"])
+            labels = {way: self._try(way, context) for way, (context, _) in benches.items()}
+            compared = self.committee.compare(labels[chosen], labels["fold"])
             figures = {"oof_waf": {"fold": compared.baseline, chosen: compared.waf}, "noise": compared.noise}
             chosen = chosen if compared.gain > compared.noise else "fold"
             self.rounds.write_standardised({"chosen": chosen, **figures})
             self.on_event("standardised", chosen=chosen, **figures)
-        self.bench, scaling = benches[chosen]
+        self.context, scaling = benches[chosen]
         if scaling is not None:
             self.rounds.store.write(standardise.FILE, scaling.to_bytes())
         if len(self.ways) == 2:
             trials = self._trials(name_of(0), self.nothing, self._scouts)
             self._copy(trials, chosen)
-            found = {one.folder: made for one in trials if (made := self.bench.finished(one)) is not None}
+            found = {one.folder: made for one in trials if (made := self.context.finished(one)) is not None}
             self._copy(self._students(name_of(0), self.nothing, found, self._scouts)[0], chosen)
 
     @property
@@ -199,18 +199,18 @@ class Controller:
         """Give trials of round 0 the fits that were made to choose how to standardise."""
         for trial in trials:
             source = replace(trial, folder=f"standardise/{way}/{trial.learner.name}")
-            if self.bench.finished(trial) is None and self.bench.finished(source) is not None:
+            if self.context.finished(trial) is None and self.context.finished(source) is not None:
                 self.rounds.copy_learner(source.folder, trial.folder)
                 self.on_fit(trial.folder)
 
     def _fit(
-        self, bench: Bench, folder: str, pseudo: Adoptions, who: Mapping[str, LearnerConfig], on_fit: OnFit
+        self, context: FitContext, folder: str, pseudo: Adoptions, who: Mapping[str, LearnerConfig], on_fit: OnFit
     ) -> tuple[dict[str, Predictions], dict[str, str]]:
         """Learners of a round, students after their teachers: predictions and errors by folder."""
         trials = self._trials(folder, pseudo, who)
-        found, failed = self.fit(bench, trials, on_fit) if trials else ({}, {})
+        found, failed = self.fit(context, trials, on_fit) if trials else ({}, {})
         students, untaught = self._students(folder, pseudo, found, who)
-        more, lost = self.fit(bench, students, on_fit) if students else ({}, {})
+        more, lost = self.fit(context, students, on_fit) if students else ({}, {})
         return {**found, **more}, {**failed, **untaught, **lost}
 
     def _students(
@@ -227,12 +227,12 @@ class Controller:
                 untaught[place] = f"its teacher {learner.teacher} failed"
         return trials, untaught
 
-    def _try(self, way: Way, bench: Bench) -> NDArray[np.int64]:
+    def _try(self, way: Way, context: FitContext) -> NDArray[np.int64]:
         """What the mean of all learners fitted on the labelled clips says of every clip, (N,)."""
-        found, failed = self._fit(bench, f"standardise/{way}", self.nothing, self._scouts, lambda folder: None)
+        found, failed = self._fit(context, f"standardise/{way}", self.nothing, self._scouts, lambda folder: None)
         self._refuse(0, failed)
-        heard = {name: self.council.hear(prediction) for name, prediction in _by_learner(found).items()}
-        return self.council.mean({name: heard[name].votes for name in self.learners if name in heard}).label
+        heard = {name: self.committee.hear(prediction) for name, prediction in _by_learner(found).items()}
+        return self.committee.mean({name: heard[name].votes for name in self.learners if name in heard}).label
 
     def _round(self, number: int, trained_on: Adoptions, earlier: Sequence[Round]) -> Round:
         """Fit, vote, guard, select."""
@@ -241,7 +241,7 @@ class Controller:
         kept, reason = self._guard(number, one.mean.label, earlier)
         selected = self.nothing
         if kept and number < self.settings.mining.rounds:
-            selected = self._select(number, {name: self.council.hear(found[name]) for name in one.votes}, trained_on)
+            selected = self._select(number, {name: self.committee.hear(found[name]) for name in one.votes}, trained_on)
             if not len(selected):
                 reason = "nothing new was adopted: mining ends"
         return replace(one, selected=selected, kept=kept, reason=reason)
@@ -250,26 +250,26 @@ class Controller:
         self, number: int, trained_on: Adoptions, who: Mapping[str, LearnerConfig]
     ) -> dict[str, Predictions]:
         """What learners of a round say, by name."""
-        predictions, failed = self._fit(self.bench, name_of(number), trained_on, who, self.on_fit)
+        predictions, failed = self._fit(self.context, name_of(number), trained_on, who, self.on_fit)
         self._refuse(number, failed)
         found = _by_learner(predictions)
         return {name: found[name] for name in who if name in found}
 
     def _tell(self, number: int, found: Mapping[str, Predictions], trained_on: Adoptions) -> Round:
         """The round of learners' answers; that it is kept, and what it selects, is for the caller to say."""
-        heard = {name: self.council.hear(prediction) for name, prediction in found.items()}
+        heard = {name: self.committee.hear(prediction) for name, prediction in found.items()}
         votes = {name: one.votes for name, one in heard.items()}
-        learner_waf = {name: self.council.oof_waf(vote) for name, vote in votes.items()}
-        mean = self.council.mean(votes)
-        valence = {name: prediction.clean_valence(self.council.held_out) for name, prediction in found.items()}
+        learner_waf = {name: self.committee.oof_waf(vote) for name, vote in votes.items()}
+        mean = self.committee.mean(votes)
+        valence = {name: prediction.clean_valence(self.committee.held_out) for name, prediction in found.items()}
         return Round(
             number=number,
             learners=tuple(sorted(votes, key=lambda name: -learner_waf[name])),
             learner_waf=learner_waf,
-            oof_waf=self.council.waf(mean.label),
+            oof_waf=self.committee.waf(mean.label),
             mean=mean,
             votes=votes,
-            weights={name: found[name].clean(self.council.held_out)[1] for name in votes},
+            weights={name: found[name].clean(self.committee.held_out)[1] for name in votes},
             temperatures={name: one.temperatures for name, one in heard.items()},
             valence={name: said for name, said in valence.items() if said is not None},
             trained_on=trained_on,
@@ -311,12 +311,12 @@ class Controller:
 
     def _pool(self, fold: int, adopted: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the clips that teach a fold without a label, those that it has adopted left out."""
-        return np.setdiff1d(np.flatnonzero(self.council.pools[0][fold]), adopted)
+        return np.setdiff1d(np.flatnonzero(self.committee.pools[0][fold]), adopted)
 
-    def _select(self, number: int, heard: Mapping[str, Heard], trained_on: Adoptions) -> Adoptions:
+    def _select(self, number: int, heard: Mapping[str, Votes], trained_on: Adoptions) -> Adoptions:
         assert self.strategy is not None
         standing = self.nothing if self.strategy.config.relabel == "revisit" else trained_on
-        chosen = self.council.select(self.strategy, number, heard, standing)
+        chosen = self.committee.select(self.strategy, number, heard, standing)
         return chosen.with_learners(np.array([list(self.learners).index(name) for name in heard], dtype=np.int64))
 
     def _guard(self, number: int, label: NDArray[np.int64], earlier: Sequence[Round]) -> tuple[bool, str]:
@@ -324,7 +324,7 @@ class Controller:
         if not earlier:
             return True, "labelled clips alone"
         mining = self.settings.mining
-        compared = self.council.compare(label, max(earlier, key=lambda one: one.oof_waf).mean.label)
+        compared = self.committee.compare(label, max(earlier, key=lambda one: one.oof_waf).mean.label)
         told = f"out-of-fold WAF {compared.waf:.4f}, best before {compared.baseline:.4f}"
         if mining.guard and -compared.gain > compared.noise:
             return False, f"{told}: it fell by more than {compared.noise:.4f}, mining stops and drops this round"
@@ -333,7 +333,7 @@ class Controller:
     def _finish(self, done: Sequence[Round], how: Literal["mode", "mean"]) -> Mined:
         """The final ensemble, of the last round kept."""
         last = [one for one in done if one.kept][-1]
-        final = self.council.final(last.votes, last.learners) if how == self.settings.ensemble else last.mean
+        final = self.committee.final(last.votes, last.learners) if how == self.settings.ensemble else last.mean
         valence = ensemble.mean_valence(list(last.valence.values()), self.experiment.mean_valence)
         return Mined(tuple(done), final, valence, self.learners, self.folds, how)
 

@@ -33,7 +33,7 @@ from mer_ray.tune.record import OOF, Step, Tried, folder_of
 from mer_ray.tune.recorder import OBJECTIVE, OnChange, OnError, Recorder
 from mer_ray.tune.space import Space
 from mer_ray.tune.study import Suggestions
-from mer_ray.tune.trials import QUIET, Bench, Trial
+from mer_ray.tune.trials import QUIET, FitContext, Trial
 
 _ATTEMPTS = 2
 _RUNG = "rung"
@@ -123,21 +123,21 @@ class _InTrouble(tune.Stopper):  # type: ignore[misc]  # Ray has no types
 
 
 def fit_here(
-    bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None]
+    context: FitContext, trials: Sequence[Trial], on_done: Callable[[str], None]
 ) -> tuple[dict[str, Predictions], dict[str, str]]:
     """As ``trials.run``, in this process: a trial of a search has its worker already."""
     failed = {}
     for trial in trials:
         for attempt in range(_ATTEMPTS):
-            if bench.finished(trial) is not None:
+            if context.finished(trial) is not None:
                 break
             try:
-                bench.work(trial)
+                context.work(trial)
                 on_done(trial.folder)
             except Exception as error:  # noqa: BLE001 - as a dead worker of Tune: tried again, then told
                 if attempt + 1 == _ATTEMPTS:
                     failed[trial.folder] = f"{type(error).__name__}: {error}"
-    return {trial.folder: done for trial in trials if (done := bench.finished(trial)) is not None}, failed
+    return {trial.folder: done for trial in trials if (done := context.finished(trial)) is not None}, failed
 
 
 def _tune(experiment: Experiment, settings: TuneConfig, recorder: Recorder, num_trials: int) -> None:

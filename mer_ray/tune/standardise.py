@@ -11,7 +11,7 @@ from mer_ray.config import FitConfig
 from mer_ray.data.room import Room
 from mer_ray.errors import ConfigError
 from mer_ray.learners.scaling import Scaling
-from mer_ray.tune.trials import Bench
+from mer_ray.tune.trials import FitContext
 
 Way = Literal["fold", "speaker", "voices"]
 FILE = "scaling.safetensors"
@@ -37,17 +37,17 @@ def ways(asked: Literal["auto"] | Way, speakers: Sequence[str | None]) -> tuple[
     return ("fold", "speaker" if 2 * num_known >= len(speakers) else "voices")
 
 
-def prepare(bench: Bench, way: Way, fit: FitConfig) -> tuple[Bench, Scaling | None]:
-    """The bench with its features standardised, all clips of a speaker or voice together; ``fold`` leaves them alone.
+def prepare(context: FitContext, way: Way, fit: FitConfig) -> tuple[FitContext, Scaling | None]:
+    """The context with its features standardised, all clips of a speaker or voice together; ``fold`` leaves them alone.
 
     By ``fold`` each model standardises by the clips that it trains on.
     """
     if way == "fold":
-        return bench, None
-    experiment = bench.experiment
+        return context, None
+    experiment = context.experiment
     scaling = Scaling.learn(experiment.features, experiment.speakers, way, fit.shrink, experiment.seed)
-    digest = configs.digest({"experiment": bench.digest, "standardise": way})
+    digest = configs.digest({"experiment": context.digest, "standardise": way})
     features = scaling.apply(experiment.features, experiment.speakers, Room(fit.memory_bytes))
     return replace(
-        bench, experiment=replace(experiment, features=features, features_digest=digest), digest=digest
+        context, experiment=replace(experiment, features=features, features_digest=digest), digest=digest
     ), scaling

@@ -66,7 +66,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Bench:
+class FitContext:
     """What all trials of an experiment share: the data, how to fit, and where the artifacts go."""
 
     experiment: Experiment
@@ -76,7 +76,7 @@ class Bench:
 
     @cached_property
     def reference(self) -> ray.ObjectRef:
-        """The bench in Ray's object store, put there once: Tune lets go of nothing that is given to it."""
+        """The context in Ray's object store, put there once: Tune lets go of nothing that is given to it."""
         return ray.put(self)
 
     def finished(self, trial: Trial) -> Predictions | None:
@@ -104,28 +104,28 @@ class Bench:
 
 
 def run(
-    bench: Bench, trials: Sequence[Trial], on_done: Callable[[str], None] = lambda folder: None
+    context: FitContext, trials: Sequence[Trial], on_done: Callable[[str], None] = lambda folder: None
 ) -> tuple[dict[str, Predictions], dict[str, str]]:
     """Fit the trials that are not finished, as one Tune experiment, each retried once.
 
     Learners that are ``alike`` are fitted together, which is done again whole when a part is missing.
 
     Args:
-        bench: what they share.
+        context: what they share.
         trials: at least one, of different folders.
         on_done: told the folder of each trial as it is finished.
 
     Returns:
         Predictions by folder, and the error of each folder that failed twice.
     """
-    done = {trial.folder: predictions for trial in trials if (predictions := bench.finished(trial)) is not None}
+    done = {trial.folder: predictions for trial in trials if (predictions := context.finished(trial)) is not None}
     if len(done) == len(trials):
         return done, {}
     num_gpus = ray.cluster_resources().get("GPU", 0)
     groups = alike(trials, networks=num_gpus > 0)
     missing = [group for group in groups if any(trial.folder not in done for trial in group)]
-    errors = _tune(bench, missing, num_gpus, on_done)
-    done |= {trial.folder: made for trial in chain(*missing) if (made := bench.finished(trial)) is not None}
+    errors = _tune(context, missing, num_gpus, on_done)
+    done |= {trial.folder: made for trial in chain(*missing) if (made := context.finished(trial)) is not None}
     failed = [trial.folder for trial in trials if trial.folder not in done]
     return done, {folder: errors.get(folder, "left no result") for folder in failed}
 
@@ -203,7 +203,7 @@ def left_of(share: float, seconds: float) -> str:
 
 
 def _tune(
-    bench: Bench, groups: Sequence[Sequence[Trial]], num_gpus: float, on_done: Callable[[str], None]
+    context: FitContext, groups: Sequence[Sequence[Trial]], num_gpus: float, on_done: Callable[[str], None]
 ) -> dict[str, str]:
     """Run the groups of trials; the errors by folder."""
     os.environ |= QUIET
@@ -211,7 +211,7 @@ def _tune(
     try:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(_trainable, bench=bench.reference, groups=list(groups)),
+                tune.with_parameters(_trainable, context=context.reference, groups=list(groups)),
                 _share(num_gpus, len(groups)),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
@@ -245,7 +245,7 @@ def cause(error: Exception) -> str:
     return f"{type(inner).__name__}: {(str(inner).splitlines() or [''])[0]}"
 
 
-def _trainable(config: dict[str, Any], bench: Bench, groups: list[list[Trial]]) -> None:
+def _trainable(config: dict[str, Any], context: FitContext, groups: list[list[Trial]]) -> None:
     with progress.heard(lambda share, what: tune.report({"share": share, "what": what}), _TOLD_SECONDS):
-        bench.work(*groups[config["group"]])
+        context.work(*groups[config["group"]])
     tune.report({"done": 1})

@@ -63,7 +63,7 @@ def test_what_learns_from_the_pool_has_the_last_word_and_what_it_used_is_told(ch
 def test_it_is_better_than_the_labels_alone_on_the_test_clips(chosen):
     done, truth = chosen
     test = np.array([split is Split.TEST for split in done.experiment.splits])
-    plain = done.controller.council.final(done.mined.rounds[0].votes, done.mined.rounds[0].learners)
+    plain = done.controller.committee.final(done.mined.rounds[0].votes, done.mined.rounds[0].learners)
     scores = [waf(truth[test], label[test]) for label in (done.mined.final.label, plain.label)]
     assert scores[0] > scores[1]
 

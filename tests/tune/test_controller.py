@@ -138,7 +138,7 @@ def test_each_model_trains_on_the_other_folds_and_on_its_own_adoptions(done):
     ids = done.experiment.features.clip_ids
     for name in LEARNERS:
         trial = controller.trial(f"02/{name}", controller.learners[name], last.trained_on)
-        assert controller.bench.finished(trial) is not None, "the artifact is of these very rows"
+        assert controller.context.finished(trial) is not None, "the artifact is of these very rows"
         for fold, rows in enumerate(trial.folds):
             assert set(rows.clip) == set(done.experiment.labelled[done.held_out[done.experiment.labelled] != fold])
             np.testing.assert_array_equal(rows.label, done.experiment.labels[rows.clip])

@@ -11,7 +11,7 @@ from made_mining import brief, mine
 from mer_ray.config import PluginConfig
 from mer_ray.learners import folds
 from mer_ray.mining import base
-from mer_ray.tune.council import Council
+from mer_ray.tune.committee import Committee
 
 SPEAKERS = 10
 
@@ -92,7 +92,7 @@ def test_a_fold_whose_pool_is_emptied_is_said_and_fitted_without(tmp_path):
 def test_without_speakers_the_report_is_told_that_figures_may_be_too_kind():
     experiment, _ = made.make()
     cut = folds.make(experiment.labels[experiment.labelled], [None] * 60, 3, 0)
-    council = Council(experiment, cut, made.settings().mining, "mean")
-    pools, (warning,) = council.pools
+    committee = Committee(experiment, cut, made.settings().mining, "mean")
+    pools, (warning,) = committee.pools
     assert (pools == experiment.pool).all()
     assert "may be too kind" in warning

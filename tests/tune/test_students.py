@@ -48,7 +48,7 @@ def test_a_student_learns_what_the_teachers_model_of_the_fold_says_of_its_pool(t
         f"0{r}/{n}" for r in (0, 1) for n in ("no_voice", "teacher", "student")
     ]
     assert set(done.mined.last.learners) == {"student", "no_voice", "teacher"}
-    pools, adopted = done.controller.council.pools[0], 0
+    pools, adopted = done.controller.committee.pools[0], 0
     for number in (0, 1):
         said = done.predictions(number, "teacher").probabilities_FNC
         student = next(trial for trial in trials if trial.folder == f"0{number}/student")

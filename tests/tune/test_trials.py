@@ -8,7 +8,7 @@ from mer_ray.data.storage import Store
 from mer_ray.rounds.split import Adoptions
 from mer_ray.rounds.state import Rounds
 from mer_ray.tune import trials
-from mer_ray.tune.trials import Bench, Trial
+from mer_ray.tune.trials import FitContext, Trial
 
 
 def test_learners_of_one_shape_are_fitted_in_one_program_and_each_leaves_its_own_files(tmp_path):
@@ -27,10 +27,10 @@ def test_learners_of_one_shape_are_fitted_in_one_program_and_each_leaves_its_own
         [other.name],
         ["gated"],
     ]
-    bench = Bench(experiment, made.FIT, Rounds(Store(str(tmp_path))), "digest")
-    bench.work(*groups[0])
-    said = [bench.finished(trial).clean(np.full(60, -1))[0] for trial in groups[0]]
-    assert bench.finished(given[1]) is None
+    context = FitContext(experiment, made.FIT, Rounds(Store(str(tmp_path))), "digest")
+    context.work(*groups[0])
+    said = [context.finished(trial).clean(np.full(60, -1))[0] for trial in groups[0]]
+    assert context.finished(given[1]) is None
     here = experiment.features.present.any(axis=1)
     assert (said[0][here].argmax(axis=1) == said[1][here].argmax(axis=1)).mean() > 0.7
     assert not np.array_equal(said[0], said[1])
@@ -49,11 +49,13 @@ def test_learners_that_are_no_networks_are_fitted_together_where_they_learn_from
     given.append(Trial("00/third", third, (rows, rows)))
     groups = trials.alike(given, networks=False)
     assert groups == [[given[0], given[2]], [given[1]], [given[3]]]
-    together, alone = (Bench(experiment, made.FIT, Rounds(Store(str(tmp_path / way))), "x") for way in ("both", "one"))
+    together, alone = (
+        FitContext(experiment, made.FIT, Rounds(Store(str(tmp_path / way))), "x") for way in ("both", "one")
+    )
     together.work(*groups[0])
     for trial in groups[0]:
         alone.work(trial)
-        found = [bench.finished(trial).probabilities_FNC for bench in (together, alone)]
+        found = [context.finished(trial).probabilities_FNC for context in (together, alone)]
         np.testing.assert_allclose(*found, atol=1e-4)
 
 

@@ -23,12 +23,9 @@ from mer_ray.rounds import ensemble, guard, votes
 from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.split import Adoptions, adopt
 
-Votes = Mapping[str, NDArray[np.float64]]
-"""By learner, probabilities (N, C): out of fold for labelled clips, NaN where the learner abstains."""
-
 
 @dataclass(frozen=True)
-class Heard:
+class Votes:
     """One learner's votes as strategies and the ensemble take them.
 
     Attributes:
@@ -43,7 +40,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Council:
+class Committee:
     """How votes are read; of the experiment everything but the features.
 
     Attributes:
@@ -82,7 +79,7 @@ class Council:
         experiment = self.experiment
         return share_pool(self.folds, experiment.labelled, experiment.speakers, experiment.pool)
 
-    def hear(self, prediction: Predictions) -> Heard:
+    def hear(self, prediction: Predictions) -> Votes:
         """A learner's votes: tempered for the ensemble, and as they are for the strategy.
 
         The models that answered for a temperature's clips know the labels that its own fold holds out, and by it these
@@ -92,17 +89,17 @@ class Council:
         oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
         tempered_FNC, temperatures = votes.calibrate(raw_FNC, oof_nC, self._truth, self.folds.held_out)
         tempered_NC = replace(prediction, probabilities_FNC=tempered_FNC).clean(self.held_out)[0]
-        return Heard(raw_FNC, tempered_NC, tuple(temperatures.tolist()))
+        return Votes(raw_FNC, tempered_NC, tuple(temperatures.tolist()))
 
-    def mean(self, said: Votes) -> Ensemble:
+    def mean(self, said: Mapping[str, NDArray[np.float64]]) -> Ensemble:
         """The mean-probability ensemble."""
         return self._combine(said, "mean", list(said))
 
-    def final(self, said: Votes, ranking: Sequence[str]) -> Ensemble:
+    def final(self, said: Mapping[str, NDArray[np.float64]], ranking: Sequence[str]) -> Ensemble:
         """The ensemble that the config asks for; ``ranking`` names the learners, best first."""
         return self._combine(said, self.how, ranking)
 
-    def select(self, strategy: Strategy, number: int, heard: Mapping[str, Heard], standing: Adoptions) -> Adoptions:
+    def select(self, strategy: Strategy, number: int, heard: Mapping[str, Votes], standing: Adoptions) -> Adoptions:
         """What a round's votes adopt, fold by fold; ``learner`` is the place in ``heard``."""
         votes_KFNC = np.stack([one.by_fold for one in heard.values()])
         pool_FN, seed = self.pools[0], self.experiment.seed
@@ -128,6 +125,8 @@ class Council:
     def _truth(self) -> NDArray[np.int64]:
         return self.experiment.labels[self.experiment.labelled]
 
-    def _combine(self, said: Votes, how: Literal["mode", "mean"], ranking: Sequence[str]) -> Ensemble:
+    def _combine(
+        self, said: Mapping[str, NDArray[np.float64]], how: Literal["mode", "mean"], ranking: Sequence[str]
+    ) -> Ensemble:
         order = [list(said).index(name) for name in ranking]
         return ensemble.combine(how, np.stack(list(said.values())), order, self.experiment.prior)
