@@ -56,7 +56,7 @@ def learners():
 
 
 def settings(rounds=2, **options):
-    given = {"guard": False, "rounds": rounds, **options}
+    given = {"strategy": "vote", "guard": False, "rounds": rounds, **options}
     return MineConfig(fit=FIT, learners=learners(), mining=MiningConfig(**given))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 CLASSES = ("anger", "happiness", "worry")
-QUICK = ("fit.epochs=8", "fit.folds=2", "fit.standardise=fold", "mining.rounds=1")
+QUICK = ("fit.epochs=8", "fit.folds=2", "fit.standardise=fold", "mining={strategy: vote, rounds: 1}")
 DEMO = (
     "data.demo={num_clips: 30, labelled: 0.4}",
     "encoders={logmel: {plugin: logmel}, hog: {plugin: hog, pooling: mean_std}, ngrams: {plugin: ngrams}}",

@@ -187,7 +187,8 @@ class Fits:
         values = [hashlib.sha256(feature.values.tobytes()).hexdigest() for feature in data.features.features]
         key = trial.digest(configs.digest({"values": values, "fit": context.fit.model_dump(mode="json")}))
         if key not in self.made:
-            fitted = fit_learner(data.features, trial.folds, learner, context.fit, data.class_names, data.seed)
+            fit = context.fit
+            fitted = fit_learner(data.features, trial.folds, learner, fit, data.class_names, data.seed, final=fit.final)
             self.made[key] = fitted.predict(data.features)
         return self.made[key]
 

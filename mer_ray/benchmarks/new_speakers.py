@@ -116,17 +116,17 @@ def _fit(known: RealSet, way: str, settings: Config, seed: int) -> tuple[list[Le
     job = MineConfig(seed=seed, fit=fit, mining=MiningConfig(rounds=0))
     with tempfile.TemporaryDirectory() as folder:
         controller = Controller(known.experiment(settings.fraction, seed), job, Store(folder), fit=fit_here)
-        controller.mine()
-        store = controller.rounds.store
+        mined, store = controller.mine(), controller.rounds.store
         learners = [
             Learner.from_files({file: store.read(f"00/{name}/{file}") for file in ("model.safetensors", "config.json")})
-            for name in controller.learners
+            for name in mined.last.learners
         ]
         scaling = Scaling.from_bytes(store.read(standardise.FILE)) if way == "speaker" else None
     return learners, scaling
 
 
 def _waf(learners: Sequence[Learner], new: RealSet, features: FeatureSet) -> float:
-    """Of the mean of the learners, each the mean of its folds."""
-    votes = np.mean([learner.predict(features).probabilities_FNC.mean(axis=0) for learner in learners], axis=0)
+    """Of the mean of the learners."""
+    held_out = np.full(len(new.truth), -1)
+    votes = np.mean([learner.predict(features).clean(held_out)[0] for learner in learners], axis=0)
     return waf(new.truth, votes.argmax(axis=1))

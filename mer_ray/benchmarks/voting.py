@@ -126,7 +126,7 @@ def draw(rated: Rated, num_labelled: int, seed: int) -> dict[str, float]:
     num_folds = int(held_out.max()) + 1
     weights_GK = weigh(votes_KNC[:, labelled], truth[labelled], held_out, num_folds)
     classes = [str(c) for c in range(votes_KNC.shape[2])]
-    priors_FC = votes.priors("labelled", truth[labelled], held_out, classes)
+    priors_FC = votes.priors("labelled", truth[labelled], held_out, classes, num_folds)
     whole_C = np.bincount(truth[labelled], minlength=len(classes)) / num_labelled
 
     def accuracy(pooled_NC: NDArray[np.floating], clips: NDArray[np.int64]) -> float:

@@ -209,6 +209,11 @@ class FitConfig(Section):
         description="by a fold's training clips | each speaker | groups of similar clips | what wins out of fold",
     )
     shrink: float = Field(10.0, ge=0, description="clips of the whole that each speaker's statistics are mixed with")
+    final: Literal["all", "folds"] = Field(
+        "all",
+        description="clips without a label are answered by one more model of each learner, of all labels | "
+        "by the mean of the folds' models (the papers)",
+    )
 
 
 class OptimizationConfig(Section):
@@ -273,7 +278,7 @@ class LearnerConfig(Section):
 class MiningConfig(Section):
     rounds: int = Field(3, ge=0, description="most rounds after round 0")
     strategy: str = Field(
-        "vote",
+        "auto",
         description="auto: what labelled clips choose of several ways to learn from the pool | vote (P1): what 3 of 4 "
         "learners agree on | topk (P3): the surest | a plug-in of your own",
     )

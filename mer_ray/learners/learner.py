@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from mer_ray.learners.fit import TrainingRows, fit_folds, reproducible
 from mer_ray.learners.model import FoldModel
 from mer_ray.learners.networks import Networks
 
+Last = Literal["all", "folds"]
+"""Who answers for clips without a label: the last model, which holds nothing out, or the mean of the folds' models."""
+
 _STUDENT_STEPS = 600
 _STUDENT_FIT = {"label_smoothing": 0.05, "inner_share": 0.0}
 
@@ -42,28 +45,38 @@ class Predictions:
         probabilities_FNC: float32, by the model of each fold.
         weights_FNM: float32, how much each feature counted, in the order of the learner's features.
         valence_FN: float32, in the unit of the labelled clips' valence; None where it is not learnt.
+        final: ``all`` where the last model holds no labelled clip out.
     """
 
     probabilities_FNC: NDArray[np.float32]
     weights_FNM: NDArray[np.float32]
     valence_FN: NDArray[np.float32] | None = None
+    final: Last = "folds"
 
     def clean(self, held_out: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Probabilities (N, C) and weights (N, M): out of fold for labelled clips, else the mean over the folds.
+        """Probabilities (N, C) and weights (N, M): out of fold for labelled clips, else as ``final`` says.
 
         Args:
             held_out: int64 (N,), the fold that holds a labelled clip out, -1 for all other clips.
         """
-        return _out_of_fold(self.probabilities_FNC, held_out), _out_of_fold(self.weights_FNM, held_out)
+        return self._clean(self.probabilities_FNC, held_out), self._clean(self.weights_FNM, held_out)
 
     def clean_valence(self, held_out: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """Valence (N,) as ``clean`` gives the rest; None where it is not learnt."""
-        return None if self.valence_FN is None else _out_of_fold(self.valence_FN, held_out)
+        return None if self.valence_FN is None else self._clean(self.valence_FN, held_out)
+
+    def _clean(self, values_FNX: NDArray[np.float32], held_out: NDArray[np.int64]) -> NDArray[np.float64]:
+        folds = values_FNX.mean(axis=0, dtype=np.float64) if self.final == "folds" else values_FNX[-1]
+        values: NDArray[np.float64] = folds.astype(np.float64)
+        labelled = np.flatnonzero(held_out >= 0)
+        values[labelled] = values_FNX[held_out[labelled], labelled]
+        return values
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
         arrays = {"probabilities": self.probabilities_FNC, "weights": self.weights_FNM, "valence": self.valence_FN}
-        return save_arrays({name: array for name, array in arrays.items() if array is not None})
+        all_labels = {"final_is_all": np.array([self.final == "all"])}
+        return save_arrays({**all_labels, **{name: array for name, array in arrays.items() if array is not None}})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Predictions:
@@ -74,7 +87,8 @@ class Predictions:
         """
         try:
             arrays = load_arrays(data)
-            return cls(arrays["probabilities"], arrays["weights"], arrays.get("valence"))
+            final: Last = "all" if arrays["final_is_all"].item() else "folds"
+            return cls(arrays["probabilities"], arrays["weights"], arrays.get("valence"), final)
         except (KeyError, ValueError, SafetensorError) as error:
             raise CorruptPartError(
                 f"a learner's predictions are damaged ({error}); delete its folder to make them again"
@@ -89,11 +103,13 @@ class Learner:
         config: as configured.
         class_names: the label space.
         model: what answers, of all folds: fusion networks or a classifier.
+        final: see ``Last``.
     """
 
     config: LearnerConfig
     class_names: tuple[str, ...]
     model: Networks | Classifier
+    final: Last = "folds"
 
     def predict(self, features: FeatureSet) -> Predictions:
         """Predict any clips; ``features`` holds the learner's features among others.
@@ -103,7 +119,8 @@ class Learner:
         """
         own = self._own(features)
         with reproducible(0):
-            return Predictions(*self.model.predict(own))
+            probabilities, weights, *valence = self.model.predict(own)
+        return Predictions(probabilities, weights, valence[0] if valence else None, self.final)
 
     def embed(self, features: FeatureSet, rows: NDArray[np.int64]) -> torch.Tensor:
         """The clips at ``rows`` in the space in which the learner tells the classes apart, float32 (B, width)."""
@@ -118,6 +135,7 @@ class Learner:
             "class_names": list(self.class_names),
             "num_folds": len(networks.models) if networks else None,
             "valence": bool(networks and networks.has_valence),
+            "final": self.final,
         }
         text = json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False)
         return {"model.safetensors": save_tensors(self.model.to_tensors()), "config.json": text.encode()}
@@ -134,14 +152,14 @@ class Learner:
             config = LearnerConfig.model_validate(told["learner"])
             state = load_tensors(files["model.safetensors"])
             restored = _networks if config.model.name == spec.NETWORK else _classifier
-            model, class_names = restored(config, told, state), tuple(told["class_names"])
+            model, class_names, final = restored(config, told, state), tuple(told["class_names"]), told["final"]
             if len(class_names) != model.config.num_classes:
                 raise ValueError("its classes are not those of its tensors")
         except (KeyError, ValueError, TypeError, RuntimeError, ConfigError, SafetensorError) as error:
             raise CorruptPartError(
                 f"the files of a learner are damaged ({error}); delete them to fit it again"
             ) from error
-        return cls(config, class_names, model)
+        return cls(config, class_names, model, final)
 
     def _own(self, features: FeatureSet) -> FeatureSet:
         try:
@@ -165,9 +183,10 @@ def fit_learner(
     class_names: Sequence[str],
     seed: int,
     valence: NDArray[np.float32] | None = None,
+    final: Last = "folds",
 ) -> Learner:
     """Fit one learner over its folds; see ``fit_learners``."""
-    return fit_learners(features, [folds], [config], fit, class_names, seed, valence)[0]
+    return fit_learners(features, [folds], [config], fit, class_names, seed, valence, final)[0]
 
 
 def fit_learners(
@@ -178,6 +197,7 @@ def fit_learners(
     class_names: Sequence[str],
     seed: int,
     valence: NDArray[np.float32] | None = None,
+    final: Last = "folds",
 ) -> list[Learner]:
     """Fit learners of one shape over all their folds together.
 
@@ -192,6 +212,7 @@ def fit_learners(
         class_names: the label space, in order.
         seed: the job's; with the learner's own and the fold it makes the seed of a model.
         valence: float32 (N,), NaN where unknown; see ``fit_folds``.
+        final: ``all`` where the last of ``folds`` holds nothing out.
 
     Raises:
         LearnerError: see ``fit_folds``.
@@ -200,7 +221,7 @@ def fit_learners(
     if configs[0].model.name != spec.NETWORK:
         with reproducible(seed):
             found = closed.fit(features, folds[0], configs, len(names), [_seed(seed, one.seed, 0) for one in configs])
-        return [Learner(one, names, model) for one, model in zip(configs, found, strict=True)]
+        return [Learner(one, names, model, final) for one, model in zip(configs, found, strict=True)]
     own = features.only(configs[0].features)
     fusion = spec.fusion_config(configs[0], features, fit, len(names))
     seeds = [
@@ -211,7 +232,7 @@ def fit_learners(
         num_steps, fit = _STUDENT_STEPS, fit.model_copy(update=_STUDENT_FIT)
     models = iter(fit_folds(own, list(chain(*folds)), configs[0].fusion.name, fusion, fit, seeds, valence, num_steps))
     return [
-        Learner(one, names, Networks(fusion, tuple(islice(models, len(parts)))))
+        Learner(one, names, Networks(fusion, tuple(islice(models, len(parts)))), final)
         for one, parts in zip(configs, folds, strict=True)
     ]
 
@@ -231,10 +252,3 @@ def _classifier(config: LearnerConfig, told: Mapping[str, Any], state: Mapping[s
     model: Classifier = registry.build("classifiers", config.model.name, told["model"])
     model.from_tensors(state)
     return model
-
-
-def _out_of_fold(values_FNX: NDArray[np.float32], held_out: NDArray[np.int64]) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = values_FNX.mean(axis=0, dtype=np.float64)
-    labelled = np.flatnonzero(held_out >= 0)
-    values[labelled] = values_FNX[held_out[labelled], labelled]
-    return values

@@ -39,11 +39,13 @@ class Said:
     """What a voter says of clips, NaN where it abstains.
 
     Attributes:
-        probabilities: float64 (N, C).
+        raw: float64 (N, C), probabilities as its models gave them.
+        probabilities: float64 (N, C), the same, tempered.
         weights: float64 (N, M), how much each of its features counted.
         valence: float64 (N,); None where it is not learnt.
     """
 
+    raw: NDArray[np.float64]
     probabilities: NDArray[np.float64]
     weights: NDArray[np.float64]
     valence: NDArray[np.float64] | None
@@ -57,6 +59,7 @@ class Answer:
         given: their features, as the learners were given them.
         said: by each voter, best first.
         votes_KNC: float64, the probabilities of all of them.
+        raw_NC: float64, the mean of what they gave before it was tempered.
         last_word: the labels that come of it.
         rests_on: see ``rests_on``.
     """
@@ -64,6 +67,7 @@ class Answer:
     given: FeatureSet
     said: tuple[Said, ...]
     votes_KNC: NDArray[np.float64]
+    raw_NC: NDArray[np.float64]
     last_word: Ensemble
     rests_on: NDArray[np.int64] | None
 
@@ -94,10 +98,11 @@ class Finished:
         """
         held_out = np.full(len(features.clip_ids), -1, dtype=np.int64) if held_out is None else held_out
         predictions = self.learners[place].predict(features)
-        by_fold = zip(predictions.probabilities_FNC, self.final.voters[place].temperatures, strict=True)
-        tempered_FNC = np.stack([votes.temper(votes_NC, temperature) for votes_NC, temperature in by_fold])
+        temperatures_F = np.array(self.final.voters[place].temperatures)
+        tempered_FNC = votes.temper(predictions.probabilities_FNC, temperatures_F[:, None, None])
         tempered = replace(predictions, probabilities_FNC=tempered_FNC.astype(np.float32))
-        return Said(*tempered.clean(held_out), tempered.clean_valence(held_out))
+        raw, weights = predictions.clean(held_out)
+        return Said(raw, tempered.clean(held_out)[0], weights, tempered.clean_valence(held_out))
 
     def ask(
         self, run_dir: Store, features: FeatureSet, speakers: Sequence[str | None], room: Room, *, join: bool = True
@@ -119,7 +124,8 @@ class Finished:
         said = tuple(self.vote(place, given) for place in range(len(self.learners)))
         votes_KNC = np.stack([one.probabilities for one in said])
         count = rests_on(run_dir, learnt, speakers, join=join)
-        return Answer(given, said, votes_KNC, self.final.combine(votes_KNC), count)
+        raw = replace(self.final, temperature=1.0).combine(np.stack([one.raw for one in said])).probabilities
+        return Answer(given, said, votes_KNC, raw, self.final.combine(votes_KNC), count)
 
     def by_modality(self, weights: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """``explain.by_modality`` of the voters' weights, in their order."""

@@ -21,7 +21,7 @@ from mer_ray.evaluation import metrics
 from mer_ray.evaluation.submission import StandIn
 from mer_ray.pipelines import estimate, features, finished, hidden, predictions, results, source, summary
 from mer_ray.pipelines.features import Extraction
-from mer_ray.pipelines.finished import Finished
+from mer_ray.pipelines.finished import Answer, Finished
 from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
@@ -68,8 +68,8 @@ def run(settings: PredictConfig, dry_run: bool = False) -> int:
     extraction = features.collect(job, brought.clips, made, vectors, room)
     results.write_quarantine(run_dir, extraction.quarantine)
     join = settings.predict.new_speakers == "batch"
-    table = _predict(ensemble, brought, extraction, model, room, join=join)
-    figures = _measure(brought, extraction, table, finished.trained_on(model), journal)
+    table, answer = _predict(ensemble, brought, extraction, model, room, join=join)
+    figures = _measure(brought, extraction, answer, finished.trained_on(model), journal)
     stand_in = StandIn(ensemble.final.class_names[int(np.argmax(ensemble.final.prior))], ensemble.final.valence or 0.0)
     results.write_all(run_dir, table, figures, brought, extraction, job.submission.format, stand_in)
     summary.show_prediction(console, figures, run_dir)
@@ -130,8 +130,11 @@ def _bring(job: MineConfig, final: Final, run_dir: Store, console: Console, dry_
 
 def _predict(
     ensemble: Finished, brought: Brought, extraction: Extraction, model: Store, room: Room, *, join: bool
-) -> pa.Table:
-    """``predictions.parquet`` of the clips that have a modality left; ``join`` as for ``finished.standardise``."""
+) -> tuple[pa.Table, Answer]:
+    """``predictions.parquet`` of the clips that have a modality left; ``join`` as for ``finished.standardise``.
+
+    Also what the ensemble says of them, in the order of its rows.
+    """
     clips = [clip for clip in brought.clips if clip.clip_id not in extraction.lost]
     if not clips:
         raise MaterialiseError("no clip has a modality left; see quarantine.parquet in the run directory")
@@ -148,20 +151,21 @@ def _predict(
     )
     valence = mean_valence([one.valence for one in answer.said if one.valence is not None], ensemble.final.valence)
     own = {"given": [clip.label if clip.split is Split.TRAIN else None for clip in clips]}
-    return predictions.table(answer.given.clip_ids, [clip.split for clip in clips], last_word, explained, valence, own)
+    ids, splits = answer.given.clip_ids, [clip.split for clip in clips]
+    return predictions.table(ids, splits, last_word, explained, valence, own), answer
 
 
 def _measure(
-    brought: Brought, extraction: Extraction, table: pa.Table, trained_on: frozenset[str], journal: Journal
+    brought: Brought, extraction: Extraction, answer: Answer, trained_on: frozenset[str], journal: Journal
 ) -> dict[str, Any]:
     """``metrics.json``; clips that the run was trained on are left out of the scores."""
-    ids, space = table["clip_id"].to_pylist(), brought.manifest.label_space
+    ids, space = answer.given.clip_ids, brought.manifest.label_space
     known = {clip_id: space.index(label) for clip_id, label in brought.truth.items() if clip_id not in trained_on}
     truth = np.array([known.get(clip_id, -1) for clip_id in ids], dtype=np.int64)
-    predicted = np.array([space.index(label) for label in table["label"].to_pylist()], dtype=np.int64)
+    predicted = answer.last_word.label
     scores, by_class = metrics.score(truth, predicted, space.names), np.bincount(predicted, minlength=len(space.names))
     return {
-        "test": {name: getattr(scores, name) if scores else None for name in ("waf", "macro_f1", "accuracy")},
+        "test": results.test(truth, answer.last_word, answer.raw_NC, space.names),
         "scores": scores.to_json() if scores else None,
         **results.judged(scores),
         "scored": int((truth >= 0).sum()),

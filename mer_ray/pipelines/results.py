@@ -25,6 +25,7 @@ from mer_ray.pipelines.features import Extraction, Quarantined, quarantine_table
 from mer_ray.pipelines.noise_track import Case
 from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.source import Brought
+from mer_ray.rounds.ensemble import Ensemble
 from mer_ray.rounds.final import Final, Read, Voter
 from mer_ray.runtime.journal import Journal
 from mer_ray.tune.ablations import Ablations
@@ -131,6 +132,7 @@ def final_of(run: Run) -> Final:
         prior=tuple(run.experiment.prior.tolist()),
         voters=voters,
         features=tuple(Read(f.name, f.modality, f.values.shape[1]) for f in run.experiment.features.features),
+        temperature=run.mined.temperature,
         valence=run.experiment.mean_valence if run.settings.fit.valence else None,
     )
 
@@ -170,7 +172,7 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
     ablations, choice = run.ablations, run.mined.choice
     control = ablations.control if ablations else None
     return {
-        "test": {name: getattr(scores, name) if scores else None for name in ("waf", "macro_f1", "accuracy")},
+        "test": test(run.test_truth, run.mined.final, run.mined.last.raw, run.names),
         "scores": scores.to_json() if scores else None,
         **judged(run.scores),
         "scored_on": run.scored_on,
@@ -190,6 +192,24 @@ def measure(run: Run, journal: Journal) -> dict[str, Any]:
         "seconds": seconds(journal),
         "seed": run.settings.seed,
     }
+
+
+def test(
+    truth: NDArray[np.int64], final: Ensemble, raw_NC: NDArray[np.float64], names: Sequence[str]
+) -> dict[str, float | None]:
+    """``test`` of ``metrics.json``: scores, and how far the probabilities are off, tempered and as they were given.
+
+    Args:
+        truth: int64 (N,), -1 where a clip is no test clip or its label is not known; all are null where none is.
+        final: the last word on each clip.
+        raw_NC: probabilities before any was tempered.
+        names: the classes.
+    """
+    scores, rows = metrics.score(truth, final.label, names), truth >= 0
+    told = {name: getattr(scores, name) if scores else None for name in ("waf", "macro_f1", "accuracy")}
+    for name, said in (("ece", final.probabilities), ("ece_raw", raw_NC)):
+        told[name] = metrics.calibration_error(said[rows], final.label[rows], truth[rows]) if scores else None
+    return told
 
 
 def _out_of_fold(run: Run) -> dict[str, Any]:

@@ -6,13 +6,14 @@ Shapes: K learners, N clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.mining import base
+from mer_ray.rounds import votes
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,24 @@ class Ensemble:
 
     Attributes:
         label: int64 (N,).
-        confidence: float64 (N,), mean probability of ``label`` over the learners.
+        confidence: float64 (N,), probability of ``label``.
         probabilities: float64 (N, C), mean over the learners that do not abstain; by ``mode`` the label need not be
             the likeliest class.
+        answered: bool (N,), False where all learners abstain and the probabilities are the prior.
     """
 
     label: NDArray[np.int64]
     confidence: NDArray[np.float64]
     probabilities: NDArray[np.float64]
+    answered: NDArray[np.bool_]
+
+    def tempered(self, temperature_N: NDArray[np.float64]) -> Ensemble:
+        """The same labels, the probabilities of each clip that is answered tempered; see ``votes.temper``."""
+        tempered = votes.temper(self.probabilities, temperature_N[:, None])
+        probabilities = np.where(self.answered[:, None], tempered, self.probabilities)
+        return replace(
+            self, confidence=probabilities[np.arange(len(self.label)), self.label], probabilities=probabilities
+        )
 
 
 def combine(
@@ -46,11 +57,12 @@ def combine(
         prior: (C,), the answer for a clip on which all learners abstain.
     """
     mean_NC = base.mean(votes_KNC)
-    probabilities = np.where(np.isnan(mean_NC), prior, mean_NC)
+    answered: NDArray[np.bool_] = np.logical_not(np.isnan(mean_NC).any(axis=1))
+    probabilities = np.where(answered[:, None], mean_NC, prior)
     by_mean = probabilities.argmax(axis=1)
     label = by_mean if how == "mean" else mode(base.predicted(votes_KNC), ranking, by_mean)
     confidence = probabilities[np.arange(len(label)), label]
-    return Ensemble(label.astype(np.int64), confidence, probabilities)
+    return Ensemble(label.astype(np.int64), confidence, probabilities, answered)
 
 
 def mode(predicted_KN: NDArray[np.int64], ranking: Sequence[int], otherwise: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ class Voter:
     Attributes:
         name: the learner's.
         round: the last that was kept.
-        temperatures: what its votes are tempered by, one per fold.
+        temperatures: what its votes are tempered by, one per model.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Final:
         voters: best first by out-of-fold WAF.
         features: what the learners were given, in order.
         valence: the mean of training; None where it is not learnt.
+        temperature: what the ensemble's probabilities are tempered by.
     """
 
     how: Literal["mode", "mean"]
@@ -65,10 +66,12 @@ class Final:
     voters: tuple[Voter, ...]
     features: tuple[Read, ...]
     valence: float | None = None
+    temperature: float = 1.0
 
     def combine(self, votes_KNC: NDArray[np.floating]) -> Ensemble:
         """One label per clip; ``votes_KNC`` in the order of ``voters``, NaN rows where a learner abstains."""
-        return ensemble.combine(self.how, votes_KNC, range(len(self.voters)), np.array(self.prior))
+        said = ensemble.combine(self.how, votes_KNC, range(len(self.voters)), np.array(self.prior))
+        return said.tempered(np.full(len(said.label), self.temperature))
 
     def write(self, rounds: Store) -> None:
         """Write ``final.json`` into the folder ``rounds/``."""
@@ -86,7 +89,8 @@ class Final:
             told: dict[str, Any] = json.loads(rounds.read(_NAME))
             voters = tuple(Voter(one["name"], one["round"], tuple(one["temperatures"])) for one in told["voters"])
             features = tuple(Read(**one) for one in told["features"])
-            return cls(told["how"], tuple(told["class_names"]), tuple(told["prior"]), voters, features, told["valence"])
+            names, prior = tuple(told["class_names"]), tuple(told["prior"])
+            return cls(told["how"], names, prior, voters, features, told["valence"], told["temperature"])
         except FileNotFoundError as error:
             raise InputError(
                 f"{rounds.path(_NAME)} is not there: the run is not finished; give its command again and let it end"

@@ -22,32 +22,23 @@ _LEAST_CLIPS = 20
 _TINY = 1e-7
 
 
-def calibrate(
-    votes_FNC: NDArray[np.floating],
-    oof_nC: NDArray[np.floating],
-    labels_n: NDArray[np.int64],
-    held_out_n: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Temper one learner's votes, each fold's by its own temperature (Guo et al. 2017, section 4.2).
+def temperatures(
+    oof_nC: NDArray[np.floating], labels_n: NDArray[np.int64], held_out_n: NDArray[np.int64], num_models: int
+) -> NDArray[np.float64]:
+    """What the votes of each model of a learner are tempered by (Guo et al. 2017, section 4.2), float64 (F,).
+
+    Of least cross-entropy over the clips that the other folds hold out; 1 where those are fewer than 20.
 
     Args:
-        votes_FNC: probabilities by the model of each fold; NaN rows where the learner abstains.
-        oof_nC: of the labelled clips, by the models that did not see them.
+        oof_nC: probabilities of the labelled clips, by the models that did not see them; NaN rows where it abstains.
         labels_n: their classes.
         held_out_n: the fold that holds each out.
-
-    Returns:
-        The tempered votes, and the temperature of each fold, float64 (F,): of least cross-entropy over the clips that
-        the other folds hold out; 1 where those are fewer than 20.
+        num_models: F, a model that holds nothing out behind those of the folds included.
     """
-    temperatures_F = np.array(
-        [_temperature(oof_nC[rows], labels_n[rows]) for rows in _others(held_out_n, len(votes_FNC))]
-    )
-    tempered = [temper(votes_NC, t) for votes_NC, t in zip(votes_FNC, temperatures_F.tolist(), strict=True)]
-    return np.stack(tempered).astype(np.float32), temperatures_F
+    return np.array([_temperature(oof_nC[rows], labels_n[rows]) for rows in _others(held_out_n, num_models)])
 
 
-def temper(votes: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+def temper(votes: NDArray[np.floating], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities whose logits are divided by ``temperature``; NaN rows stay.
 
     >>> temper(np.array([[0.8, 0.2]]), 0.5).round(3).tolist()
@@ -74,19 +65,21 @@ def priors(
     labels_n: NDArray[np.int64],
     held_out_n: NDArray[np.int64],
     class_names: Sequence[str],
+    num_models: int,
 ) -> NDArray[np.float64]:
-    """The class shares that each fold expects of the pool, float64 (F, C), rows summing to 1.
+    """The class shares that each model expects of the pool, float64 (F, C), rows summing to 1.
 
     Args:
-        asked: ``uniform``, shares by class name, or anything else for those of the clips that the fold trains on.
+        asked: ``uniform``, shares by class name, or anything else for those of the clips that the model trains on.
         labels_n: of the labelled clips.
         held_out_n: the fold that holds each out.
         class_names: in order.
+        num_models: F, see ``temperatures``.
 
     Raises:
         ConfigError: shares are not of exactly the classes, or none is above 0.
     """
-    num_folds, num_classes = int(held_out_n.max()) + 1, len(class_names)
+    num_classes = len(class_names)
     if isinstance(asked, Mapping):
         shares_C = np.array([asked.get(name, 0.0) for name in class_names], dtype=np.float64)
         if set(asked) != set(class_names) or shares_C.min() < 0 or not shares_C.sum():
@@ -94,11 +87,11 @@ def priors(
                 f"mining.prior gives shares of {', '.join(asked)}; give one, 0 or more, of each class: "
                 f"{', '.join(class_names)}"
             )
-        counts_FC = np.tile(shares_C, (num_folds, 1))
+        counts_FC = np.tile(shares_C, (num_models, 1))
     elif asked == "uniform":
-        counts_FC = np.ones((num_folds, num_classes))
+        counts_FC = np.ones((num_models, num_classes))
     else:
-        parts = _others(held_out_n, num_folds)
+        parts = _others(held_out_n, num_models)
         counts_FC = np.stack([np.bincount(labels_n[rows], minlength=num_classes) for rows in parts]).astype(np.float64)
     shares_FC: NDArray[np.float64] = counts_FC / counts_FC.sum(axis=1, keepdims=True)
     return shares_FC
@@ -119,6 +112,6 @@ def _temperature(votes_nC: NDArray[np.floating], labels_n: NDArray[np.int64]) ->
     return float(np.exp(found.x))
 
 
-def _others(held_out_n: NDArray[np.int64], num_folds: int) -> Iterator[NDArray[np.bool_]]:
-    """For each fold the labelled clips that the others hold out."""
-    return (held_out_n != fold for fold in range(num_folds))
+def _others(held_out_n: NDArray[np.int64], num_models: int) -> Iterator[NDArray[np.bool_]]:
+    """For each model the labelled clips that other folds than its own hold out."""
+    return (held_out_n != fold for fold in range(num_models))

@@ -2,15 +2,15 @@
 
 Candidates that know the labels alone: the plain learners (``round_0``, four fusion networks unless others are listed),
 ``linear`` and ``lda``. Candidates that learn from the pool too: ``lda_em``, a ``student`` of it, and the ``mean`` of
-both, tempered. Of listed learners those that read the pool are the candidates of the second kind, the others the plain
-learners.
+both, tempered. Of listed learners those that read the pool are the candidates of the second kind, or where none does
+the same two; the others are the plain learners.
 
 Shapes: N clips, F folds, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,11 +38,13 @@ class Learners:
         plain: those of round 0.
         judged: others that know the labels alone; they are judged, and never vote.
         taught: those that learn from the pool too, the most trusted last.
+        valence: whether what is chosen must tell the valence, which networks alone do.
     """
 
     plain: Mapping[str, LearnerConfig]
     judged: Mapping[str, LearnerConfig]
     taught: Mapping[str, LearnerConfig]
+    valence: bool = False
 
     @property
     def everyone(self) -> dict[str, LearnerConfig]:
@@ -52,11 +54,15 @@ class Learners:
     @property
     def candidates(self) -> dict[str, tuple[str, ...]]:
         """The learners of each candidate that learns from the pool, the most trusted last."""
-        alone: dict[str, tuple[str, ...]] = {name: (name,) for name in self.taught}
-        return {**alone, MEAN: tuple(self.taught)} if len(alone) > 1 else alone
+        alone: dict[str, tuple[str, ...]] = {
+            name: (name,) for name, one in self.taught.items() if not self.valence or one.model.name == spec.NETWORK
+        }
+        return {**alone, MEAN: tuple(self.taught)} if alone and len(self.taught) > 1 else alone
 
 
-def learners(listed: Sequence[LearnerConfig], features: FeatureSet, strategy: str, *, are_listed: bool) -> Learners:
+def learners(
+    listed: Sequence[LearnerConfig], features: FeatureSet, strategy: str, *, are_listed: bool, valence: bool
+) -> Learners:
     """Who is fitted, by strategy.
 
     Args:
@@ -64,36 +70,40 @@ def learners(listed: Sequence[LearnerConfig], features: FeatureSet, strategy: st
         features: of all clips.
         strategy: of mining; by another than ``auto`` all are plain.
         are_listed: whether the config lists them.
+        valence: whether the valence is learnt.
 
     Raises:
-        ConfigError: every listed learner learns from the pool, or none does.
+        ConfigError: every listed learner learns from the pool, or one has the name of another that is added.
     """
     if strategy != AUTO:
         return Learners(_by_name(listed), {}, {})
-    if are_listed:
-        taught = [one for one in listed if one.teacher is not None or spec.reads_pool(one)]
-        plain = [one for one in listed if one not in taught]
-        if not taught or not plain:
-            raise ConfigError(
-                "mining.strategy=auto chooses between learners of the labels alone and learners that read the pool "
-                "(model: lda_em, or a teacher), and only one kind is listed: list both, or set learners=auto"
-            )
-        return Learners(_by_name(plain), {}, _by_name(taught))
+    taught = [one for one in listed if one.teacher is not None or spec.reads_pool(one)]
+    plain = _by_name(one for one in listed if one not in taught)
+    if not plain:
+        raise ConfigError(
+            "mining.strategy=auto chooses between learners of the labels alone and learners that read the pool, and "
+            "every learner listed reads it (model: lda_em, or a teacher): list others too, or set learners=auto"
+        )
     everything = [feature.name for feature in features.features]
+    added = _by_name(
+        [
+            LearnerConfig(name=_TEACHER, features=everything, model=PluginConfig(name=_TEACHER)),
+            LearnerConfig(name="student", features=everything, teacher=_TEACHER),
+        ]
+    )
+    if are_listed:
+        if not taught and (taken := plain.keys() & added.keys()):
+            raise ConfigError(
+                f"mining.strategy=auto adds learners lda_em and student, and {', '.join(sorted(taken))} is listed: "
+                "give it another name"
+            )
+        return Learners(plain, {}, _by_name(taught) or added, valence)
     judged = {
         "linear": PluginConfig(name="linear"),
         "lda": PluginConfig(name="lda_em", options={"steps": 0}),
     }
-    return Learners(
-        _by_name(listed),
-        {name: LearnerConfig(name=name, features=everything, model=model) for name, model in judged.items()},
-        _by_name(
-            [
-                LearnerConfig(name=_TEACHER, features=everything, model=PluginConfig(name=_TEACHER)),
-                LearnerConfig(name="student", features=everything, teacher=_TEACHER),
-            ]
-        ),
-    )
+    alone = [LearnerConfig(name=name, features=everything, model=model) for name, model in judged.items()]
+    return Learners(plain, _by_name(alone), added, valence)
 
 
 def decide(
@@ -151,5 +161,5 @@ def _numbers(speakers: Sequence[str | None]) -> NDArray[np.int64] | None:
     return np.unique(np.array(speakers, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def _by_name(given: Sequence[LearnerConfig]) -> dict[str, LearnerConfig]:
+def _by_name(given: Iterable[LearnerConfig]) -> dict[str, LearnerConfig]:
     return {one.name: one for one in given}

@@ -1,6 +1,9 @@
 """What the learners of an experiment say together: votes heard, combined, compared and selected from.
 
-Shapes: K learners, F folds, N clips, C classes.
+By ``fit.final=all`` a learner has one more model than there are folds, the last, that holds nothing out: it answers for
+the clips without a label.
+
+Shapes: K learners, F models of a learner, N clips, C classes.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from mer_ray.config import MiningConfig
 from mer_ray.evaluation.metrics import waf
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.folds import Folds, share_pool
-from mer_ray.learners.learner import Predictions
+from mer_ray.learners.learner import Last, Predictions
 from mer_ray.mining.base import Context, Strategy
 from mer_ray.rounds import ensemble, guard, votes
 from mer_ray.rounds.ensemble import Ensemble
@@ -29,12 +32,14 @@ class Votes:
     """One learner's votes as strategies and the ensemble take them.
 
     Attributes:
-        by_fold: float32 (F, N, C), by the model of each fold, as it gave them.
-        votes: float64 (N, C), tempered, out of fold for labelled clips, else the mean over the folds.
-        temperatures: what ``votes`` were tempered by, of each fold.
+        by_fold: float32 (F, N, C), by each model, as it gave them.
+        raw: float64 (N, C), out of fold for labelled clips, else as ``fit.final`` says; as the models gave them.
+        votes: float64 (N, C), the same, tempered.
+        temperatures: what ``votes`` were tempered by, of each model.
     """
 
     by_fold: NDArray[np.float32]
+    raw: NDArray[np.float64]
     votes: NDArray[np.float64]
     temperatures: tuple[float, ...]
 
@@ -48,6 +53,7 @@ class Committee:
         folds: how its labelled clips are held out.
         mining: the class shares expected.
         how: the final ensemble, ``mode`` or ``mean``.
+        last: whether a learner has one more model, that holds nothing out.
 
     Raises:
         ConfigError: ``mining.prior`` does not fit the classes.
@@ -57,6 +63,7 @@ class Committee:
     folds: Folds
     mining: MiningConfig
     how: Literal["mode", "mean"]
+    last: Last = "folds"
 
     def __post_init__(self) -> None:
         self.prior_FC  # noqa: B018 - a bad prior is told at once
@@ -68,16 +75,24 @@ class Committee:
         held_out[self.experiment.labelled] = self.folds.held_out
         return held_out
 
+    @property
+    def num_models(self) -> int:
+        """F: one for each fold, and the one that holds nothing out."""
+        return self.folds.num_folds + (self.last == "all")
+
     @cached_property
     def prior_FC(self) -> NDArray[np.float64]:
-        """The class shares that each fold expects of the pool."""
-        return votes.priors(self.mining.prior, self._truth, self.folds.held_out, self.experiment.class_names)
+        """The class shares that each model expects of the pool."""
+        names = self.experiment.class_names
+        return votes.priors(self.mining.prior, self._truth, self.folds.held_out, names, self.num_models)
 
     @cached_property
     def pools(self) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-        """The clips that may teach each fold without a label, bool (F, N), and what is to be warned of."""
+        """The clips that may teach each model without a label, bool (F, N), and what is to be warned of."""
         experiment = self.experiment
-        return share_pool(self.folds, experiment.labelled, experiment.speakers, experiment.pool)
+        pool_FN, warnings = share_pool(self.folds, experiment.labelled, experiment.speakers, experiment.pool)
+        everything = np.tile(experiment.pool, (self.num_models - len(pool_FN), 1))
+        return np.concatenate([pool_FN, everything]), warnings
 
     def hear(self, prediction: Predictions) -> Votes:
         """A learner's votes: tempered for the ensemble, and as they are for the strategy.
@@ -85,11 +100,19 @@ class Committee:
         The models that answered for a temperature's clips know the labels that its own fold holds out, and by it these
         could come back to the fold in what is adopted.
         """
-        raw_FNC = prediction.probabilities_FNC
-        oof_nC = prediction.clean(self.held_out)[0][self.experiment.labelled]
-        tempered_FNC, temperatures = votes.calibrate(raw_FNC, oof_nC, self._truth, self.folds.held_out)
+        raw_FNC, raw_NC = prediction.probabilities_FNC, prediction.clean(self.held_out)[0]
+        temperatures_F = self._temperatures(raw_NC, len(raw_FNC))
+        tempered_FNC = votes.temper(raw_FNC, temperatures_F[:, None, None]).astype(np.float32)
         tempered_NC = replace(prediction, probabilities_FNC=tempered_FNC).clean(self.held_out)[0]
-        return Votes(raw_FNC, tempered_NC, tuple(temperatures.tolist()))
+        return Votes(raw_FNC, raw_NC, tempered_NC, tuple(temperatures_F.tolist()))
+
+    def temper(self, said: Ensemble) -> tuple[Ensemble, float]:
+        """What is said, its probabilities tempered, and the temperature of all clips but the labelled ones.
+
+        As of votes, those of a fold's clips are tempered by what the other folds' clips say.
+        """
+        temperatures_F = self._temperatures(said.probabilities, self.folds.num_folds + 1)
+        return said.tempered(temperatures_F[self.held_out]), float(temperatures_F[-1])
 
     def mean(self, said: Mapping[str, NDArray[np.float64]]) -> Ensemble:
         """The mean-probability ensemble."""
@@ -120,6 +143,9 @@ class Committee:
     def waf(self, label: NDArray[np.int64]) -> float:
         """WAF of predicted classes (N,) on the labelled clips."""
         return waf(self._truth, label[self.experiment.labelled])
+
+    def _temperatures(self, said_NC: NDArray[np.float64], num_models: int) -> NDArray[np.float64]:
+        return votes.temperatures(said_NC[self.experiment.labelled], self._truth, self.folds.held_out, num_models)
 
     @property
     def _truth(self) -> NDArray[np.int64]:

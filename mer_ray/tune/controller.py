@@ -81,9 +81,11 @@ class Controller:
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
         narrowed = select.narrow(listed, experiment.features, experiment.labels, self.folds)
         are_listed = settings.learners != "auto"
-        self.who = candidates.learners(narrowed, experiment.features, strategy, are_listed=are_listed)
+        self.who = candidates.learners(
+            narrowed, experiment.features, strategy, are_listed=are_listed, valence=settings.fit.valence > 0
+        )
         self.learners = self.who.everyone
-        self.committee = Committee(experiment, self.folds, settings.mining, settings.ensemble)
+        self.committee = Committee(experiment, self.folds, settings.mining, settings.ensemble, settings.fit.final)
         self.folds = replace(self.folds, warnings=self.folds.warnings + self.committee.pools[1])
         self.ways = standardise.ways(settings.fit.standardise, experiment.speakers)
         digest = self._digest(experiment)
@@ -160,7 +162,7 @@ class Controller:
             learner = self.learners[name]
             said_FNC = found[learner.teacher or name].probabilities_FNC
             weight = spec.pool_weight(learner)
-            for fold in range(self.folds.num_folds):
+            for fold in range(self.committee.num_models):
                 pool = self._pool(fold, self.nothing.clip)
                 index = list(self.learners).index(name)
                 used = used.join(Adoptions.soft(fold, pool, said_FNC[fold, pool], weight, index))
@@ -260,7 +262,7 @@ class Controller:
         heard = {name: self.committee.hear(prediction) for name, prediction in found.items()}
         votes = {name: one.votes for name, one in heard.items()}
         learner_waf = {name: self.committee.oof_waf(vote) for name, vote in votes.items()}
-        mean = self.committee.mean(votes)
+        mean, raw = self.committee.mean(votes), self.committee.mean({name: one.raw for name, one in heard.items()})
         valence = {name: prediction.clean_valence(self.committee.held_out) for name, prediction in found.items()}
         return Round(
             number=number,
@@ -268,6 +270,7 @@ class Controller:
             learner_waf=learner_waf,
             oof_waf=self.committee.waf(mean.label),
             mean=mean,
+            raw=raw.probabilities,
             votes=votes,
             weights={name: found[name].clean(self.committee.held_out)[1] for name in votes},
             temperatures={name: one.temperatures for name, one in heard.items()},
@@ -286,7 +289,7 @@ class Controller:
     def trial(
         self, folder: str, learner: LearnerConfig, pseudo: Adoptions, taught_FNC: NDArray[np.float32] | None = None
     ) -> Trial:
-        """A learner with its training rows per fold: the labelled clips of the other folds and its own adoptions.
+        """A learner, and what each of its models trains on: the labels that it does not hold out, its own adoptions.
 
         Args:
             folder: of its artifacts.
@@ -297,7 +300,7 @@ class Controller:
         rows = self.experiment.labelled
         index = list(self.learners).index(learner.name) if learner.name in self.learners else -1
         folds = []
-        for fold in range(self.folds.num_folds):
+        for fold in range(self.committee.num_models):
             clip = rows[self.folds.held_out != fold]
             own = pseudo.of(fold, index)
             pool = self._pool(fold, own.clip)
@@ -331,11 +334,12 @@ class Controller:
         return True, f"{told}" + (": the last round asked for" if number == mining.rounds else "")
 
     def _finish(self, done: Sequence[Round], how: Literal["mode", "mean"]) -> Mined:
-        """The final ensemble, of the last round kept."""
+        """The final ensemble, of the last round kept, tempered."""
         last = [one for one in done if one.kept][-1]
         final = self.committee.final(last.votes, last.learners) if how == self.settings.ensemble else last.mean
+        final, temperature = self.committee.temper(final)
         valence = ensemble.mean_valence(list(last.valence.values()), self.experiment.mean_valence)
-        return Mined(tuple(done), final, valence, self.learners, self.folds, how)
+        return Mined(tuple(done), final, temperature, valence, self.learners, self.folds, how)
 
     def _refuse(self, number: int, failed: Mapping[str, str]) -> None:
         if not failed:
@@ -361,9 +365,9 @@ class Controller:
             "round": one.number,
             "oof_waf": one.oof_waf,
             "learners": dict(one.learner_waf),
-            "temperatures": {name: list(by_fold) for name, by_fold in one.temperatures.items()},
+            "temperatures": {name: list(by_model) for name, by_model in one.temperatures.items()},
             "selected": num_clips(one.selected),
-            "selected_by_fold": one.selected.num_clips_by_fold(self.folds.num_folds),
+            "selected_by_fold": one.selected.num_clips_by_fold(self.committee.num_models),
             "trained_on": num_clips(one.trained_on),
             "kept": one.kept,
             "reason": one.reason,

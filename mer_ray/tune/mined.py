@@ -29,9 +29,10 @@ class Round:
         learner_waf: out-of-fold WAF of each.
         oof_waf: of the mean of their probabilities, on the labelled clips.
         mean: of their votes on every clip.
+        raw: the same of their votes as they gave them, not tempered, float64 (N, C).
         votes: by learner, probabilities (N, C), out of fold for labelled clips, NaN where it abstains; tempered.
         weights: by learner, how much each of its features counted, (N, features of the learner).
-        temperatures: by learner, what its votes were tempered by in each fold.
+        temperatures: by learner, what the votes of each of its models were tempered by.
         valence: by learner, what it says of valence (N,), as ``votes``; empty where that is not learnt.
         trained_on: the pseudo-labels that it was trained on, of all earlier rounds, or by ``relabel=revisit`` of the
             round before.
@@ -45,6 +46,7 @@ class Round:
     learner_waf: Mapping[str, float]
     oof_waf: float
     mean: Ensemble
+    raw: NDArray[np.float64]
     votes: Mapping[str, NDArray[np.float64]]
     weights: Mapping[str, NDArray[np.float64]]
     temperatures: Mapping[str, tuple[float, ...]]
@@ -61,7 +63,8 @@ class Mined:
 
     Attributes:
         rounds: every round fitted, the dropped one included.
-        final: the ensemble of the last round kept.
+        final: the ensemble of the last round kept, tempered.
+        temperature: by which, of clips without a label.
         valence: what the same learners say of it in the mean (N,); None where it is not learnt.
         learners: every learner's config, by name.
         folds: how the labelled clips were held out.
@@ -71,6 +74,7 @@ class Mined:
 
     rounds: tuple[Round, ...]
     final: Ensemble
+    temperature: float
     valence: NDArray[np.float64] | None
     learners: Mapping[str, LearnerConfig]
     folds: folding.Folds

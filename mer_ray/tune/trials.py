@@ -96,6 +96,7 @@ class FitContext:
             experiment.class_names,
             experiment.seed,
             experiment.valence,
+            self.fit.final,
         )
         for trial, learner in zip(trials, learners, strict=True):
             files = {**learner.to_files(), _PREDICTIONS: learner.predict(experiment.features).to_bytes()}

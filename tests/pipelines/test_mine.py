@@ -88,8 +88,11 @@ def test_the_run_directory_holds_what_was_promised(finished):
         "rounds/01/votes.parquet",
     }
     assert promised <= files
-    learners = [path.parent for path in run_dir.glob("rounds/00/*/metrics.json")]
-    assert len(learners) == 4
+    learners = [path.parent for path in run_dir.glob("rounds/0[01]/*/metrics.json")]
+    alone, taught = (sorted(path.name for path in learners if path.parent.name == number) for number in ("00", "01"))
+    assert len(alone) == 4 + 2
+    assert {"linear", "lda"} < set(alone)
+    assert taught == ["lda_em", "student"]
     assert all((folder / name).exists() for folder in learners for name in ("model.safetensors", "config.json"))
 
 
@@ -108,7 +111,8 @@ def test_every_clip_is_predicted_once_or_quarantined(finished):
     without = [name.replace("weight", "without") for name in weights]
     told = [*votes, *weights, *without, "round", "given", "nearest", "nearest_given", "speaker_clips"]
     assert sorted(table.columns) == sorted([*expected, *told])
-    assert len(votes) == 4
+    voters = json.loads((run_dir / "rounds/final.json").read_text())["voters"]
+    assert votes == [f"vote_{voter['name']}" for voter in voters]
     assert table["clip_id"].is_unique
     assert len(table) == 89
     assert np.allclose(table[[f"prob_{name}" for name in CLASSES]].sum(axis=1), 1)
@@ -126,7 +130,10 @@ def test_every_clip_is_predicted_once_or_quarantined(finished):
 
 def test_metrics_hold_the_promised_keys(finished):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
-    assert set(metrics["test"]) == {"waf", "macro_f1", "accuracy"}
+    assert set(metrics["test"]) == {"waf", "macro_f1", "accuracy", "ece", "ece_raw"}
+    assert set(metrics["candidates"]) == {"round_0", "linear", "lda", "lda_em", "student", "mean"}
+    assert sum(one["chosen"] for one in metrics["candidates"].values()) == 1
+    assert 0 <= metrics["oof"]["waf"] <= 1
     assert metrics["test"]["waf"] > 0.6
     for number, line in enumerate(metrics["rounds"]):
         assert line["round"] == number
@@ -172,7 +179,7 @@ def test_pseudo_labels_can_be_traced(finished):
     told = ["clip_id", "fold", "label", "agreement", "confidence", "learner", "weight"]
     assert list(selected.columns) == [*told, "prob_neutral", "prob_anger", "prob_happiness"]
     assert len(selected)
-    assert not selected.duplicated(["clip_id", "fold"]).any()
+    assert not selected.duplicated(["clip_id", "fold", "learner"]).any()
     assert set(selected["clip_id"]) <= {f"c{i:02d}" for i in range(30, 70)}, "a clip that is no pool clip was adopted"
     votes = pq.read_table(run_dir / "rounds/00/votes.parquet")
     assert votes.column_names[:2] == ["clip_id", "learner"]

@@ -127,7 +127,7 @@ def test_the_round_is_the_first_that_adopted_the_clip_and_null_where_none_did(go
     for row, number in enumerate(found.to_pylist()):
         choosing = [one.number for one, after in pairwise(kept) if row in one.selected.clip]
         assert number == (choosing[0] if choosing else None)
-    assert set(found.to_pylist()) == {None, 0, 1}
+    assert {None, 0} <= set(found.to_pylist())
 
 
 def test_both_jobs_write_the_same_columns_in_order_and_type(good, asked):

@@ -21,31 +21,32 @@ def said(num_clips=600, strength=1.5, seed=0, temperature=1.0):
 @pytest.mark.parametrize("wrong", [0.4, 1.0, 2.5])
 def test_calibration_finds_the_temperature_that_undoes_what_was_done(wrong):
     labels, oof = said(temperature=wrong)
-    tempered, temperatures = votes.calibrate(np.stack([oof] * 3), oof, labels, HELD_OUT)
+    temperatures = votes.temperatures(oof, labels, HELD_OUT, 4)
     np.testing.assert_allclose(temperatures, 1 / wrong, rtol=0.25)
+    tempered = votes.temper(np.stack([oof] * 4), temperatures[:, None, None])
     np.testing.assert_allclose(tempered[1], votes.temper(oof, temperatures[1]), rtol=1e-6)
-    assert tempered.dtype == np.float32
 
 
 def test_what_a_fold_holds_out_does_not_reach_its_own_temperature_or_prior():
     labels, oof = said()
     other = np.where(HELD_OUT == 1, (labels + 1) % 3, labels)
     for before, after in (
-        (votes.calibrate(np.stack([oof] * 3), oof, y, HELD_OUT)[1] for y in (labels, other)),
-        (votes.priors("labelled", y, HELD_OUT, NAMES) for y in (labels, other)),
+        (votes.temperatures(oof, y, HELD_OUT, 4) for y in (labels, other)),
+        (votes.priors("labelled", y, HELD_OUT, NAMES, 4) for y in (labels, other)),
     ):
         np.testing.assert_array_equal(before[1], after[1])
-        assert (before[0] != after[0]).any()
-        assert (before[2] != after[2]).any()
+        for model in (0, 2, 3):
+            assert (before[model] != after[model]).any()
 
 
 def test_few_clips_and_abstentions_leave_votes_as_they_are():
     labels, oof = said(40, temperature=3.0)
     oof[:15] = np.nan
-    tempered, temperatures = votes.calibrate(np.stack([oof] * 2), oof, labels, np.arange(40) % 2)
-    assert temperatures.tolist() == [1.0, 1.0]
-    assert np.isnan(tempered[:, :15]).all()
-    np.testing.assert_allclose(tempered[0, 15:], oof[15:], rtol=1e-6)
+    temperatures = votes.temperatures(oof[:30], labels[:30], np.arange(30) % 2, 3)
+    assert temperatures.tolist() == [1.0, 1.0, 1.0]
+    tempered = votes.temper(oof, 3.0)
+    assert np.isnan(tempered[:15]).all()
+    assert not np.isnan(tempered[15:]).any()
 
 
 def test_aligned_votes_have_the_shares_expected_over_the_pool_and_others_stay():
@@ -78,9 +79,10 @@ def test_a_handful_of_clips_is_hardly_moved():
 
 def test_priors_are_counted_given_or_even():
     labels, held_out = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 0, 1])
-    assert votes.priors("labelled", labels, held_out, NAMES).tolist() == [[2 / 3, 0, 1 / 3], [1 / 3] * 3]
-    assert votes.priors("uniform", labels, held_out, NAMES).tolist() == [[1 / 3] * 3] * 2
-    given = votes.priors({"joy": 2.0, "worry": 1.0, "anger": 1.0}, labels, held_out, NAMES)
+    counted = [[2 / 3, 0, 1 / 3], [1 / 3] * 3, [1 / 2, 1 / 6, 1 / 3]]
+    assert votes.priors("labelled", labels, held_out, NAMES, 3).tolist() == counted
+    assert votes.priors("uniform", labels, held_out, NAMES, 2).tolist() == [[1 / 3] * 3] * 2
+    given = votes.priors({"joy": 2.0, "worry": 1.0, "anger": 1.0}, labels, held_out, NAMES, 2)
     assert given.tolist() == [[0.25, 0.5, 0.25]] * 2
 
 
@@ -89,4 +91,4 @@ def test_priors_are_counted_given_or_even():
 )
 def test_shares_that_are_not_of_the_classes_are_refused(shares):
     with pytest.raises(ConfigError, match=r"mining\.prior.*anger, joy, worry"):
-        votes.priors(shares, np.array([0, 1]), np.array([0, 1]), NAMES)
+        votes.priors(shares, np.array([0, 1]), np.array([0, 1]), NAMES, 2)

@@ -10,6 +10,7 @@ from made_mining import artifacts, brief, mine, same
 from mer_ray.config import LearnerConfig
 from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
+from mer_ray.tune import candidates
 from mer_ray.tune import controller as controllers
 from mer_ray.tune.search import fit_here
 from mer_ray.types import Split
@@ -135,7 +136,7 @@ def test_without_a_pool_or_rounds_there_is_round_0_alone(tmp_path, here):
         assert done.mined.choice is None
 
 
-def test_listed_learners_are_the_candidates(tmp_path, here):
+def test_listed_learners_are_the_candidates_and_where_none_reads_the_pool_two_are_added(tmp_path, here):
     experiment, _ = made.make()
     names = [feature.name for feature in experiment.features.features]
     listed = [
@@ -145,9 +146,20 @@ def test_listed_learners_are_the_candidates(tmp_path, here):
     given = settings().model_copy(update={"learners": listed})
     done = mine(tmp_path, experiment, given)
     assert list(done.mined.choice.judged) == ["round_0", "em"]
-    for one_kind in (listed[:1], listed[1:]):
-        with pytest.raises(ConfigError, match="only one kind is listed"):
-            mine(tmp_path / "refused", experiment, given.model_copy(update={"learners": one_kind}))
+    with pytest.raises(ConfigError, match="every learner listed reads it"):
+        mine(tmp_path / "refused", experiment, given.model_copy(update={"learners": listed[1:]}))
+    done = mine(tmp_path / "added", experiment, given.model_copy(update={"learners": listed[:1]}))
+    assert list(done.mined.choice.judged) == ["round_0", "lda_em", "student", "mean"]
+    namesake = [LearnerConfig(name="student", features=names)]
+    with pytest.raises(ConfigError, match="student is listed: give it another name"):
+        mine(tmp_path / "namesake", experiment, given.model_copy(update={"learners": namesake}))
+
+
+def test_who_must_tell_the_valence_is_a_network():
+    experiment, _ = made.make()
+    plain = [LearnerConfig(name="network", features=[experiment.features.features[0].name])]
+    who = candidates.learners(plain, experiment.features, "auto", are_listed=False, valence=True)
+    assert who.candidates == {"student": ("student",), "mean": ("lda_em", "student")}
 
 
 def test_where_all_that_learn_from_the_pool_fail_a_quorum_goes_on_with_round_0(tmp_path, here, monkeypatch):

@@ -61,7 +61,7 @@ def test_fold_pools_and_held_out_speakers_are_disjoint_in_every_path(tmp_path, m
     assert done.controller.folds.warnings == ()
     taught = {"pool": 0, "adopted": 0}
     for trial in trials:
-        for names, rows in zip(held_out, trial.folds, strict=True):
+        for names, rows in zip([*held_out, set()], trial.folds, strict=True):
             for what, clips in (("pool", rows.pool), ("adopted", rows.pseudo_clip), ("label", rows.clip)):
                 assert not names & set(speakers[clips]), (trial.folder, what)
                 taught[what] = taught.get(what, 0) + len(clips)
@@ -72,7 +72,7 @@ def test_fold_pools_and_held_out_speakers_are_disjoint_in_every_path(tmp_path, m
                 assert not len(rows.pool)
     assert taught["pool"] > 0
     assert taught["adopted"] > 0
-    own = [int((experiment.pool & ~np.isin(speakers, sorted(names))).sum()) for names in held_out]
+    own = [int((experiment.pool & ~np.isin(speakers, sorted(names))).sum()) for names in [*held_out, set()]]
     assert aligned == own * 2, "both learners' votes, fold by fold, are aligned over the fold's own pool"
 
 
