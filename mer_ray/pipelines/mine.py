@@ -151,7 +151,8 @@ def _mine(
             journal.event(kind, **fields)
 
         def show(what: str) -> None:
-            line.update(len(fitted), len(controller.learners) * (settings.mining.rounds + 1), f"{phase}: {what}")
+            times = 1 if settings.mining.strategy == AUTO else settings.mining.rounds + 1
+            line.update(len(fitted), len(controller.learners) * times, f"{phase}: {what}")
 
         controller = Controller(experiment, settings, run_dir, record, fitted.append)
         for warning in controller.folds.warnings:
