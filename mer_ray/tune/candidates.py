@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mer_ray.config import LearnerConfig, PluginConfig
+from mer_ray import registry
+from mer_ray.config import LearnerConfig, MiningConfig, PluginConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import ConfigError
 from mer_ray.learners import spec
@@ -28,6 +30,16 @@ from mer_ray.tune.committee import Committee
 AUTO = "auto"
 PLAIN, MEAN = "round_0", "mean"
 _TEACHER = "lda_em"
+
+
+class Options(BaseModel):
+    """``mining.options`` of ``auto``: how the learners that it makes itself learn from the pool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shrink: float = Field(0.4, ge=0, le=1, description="of lda and lda_em: share of the diagonal in the correlations")
+    pool_weight: float = Field(0.2, ge=0, le=1, description="of lda_em: what a clip of the pool counts")
+    teacher_weight: float = Field(0.3, gt=0, description="of the student: what a clip that lda_em answers for counts")
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,42 @@ class Learners:
         return {**alone, MEAN: tuple(self.taught)} if len(alone) > 1 else alone
 
 
-def learners(listed: Sequence[LearnerConfig], features: FeatureSet, strategy: str, *, are_listed: bool) -> Learners:
+def configure(mining: MiningConfig, *, are_listed: bool) -> BaseModel:
+    """``mining.options`` as the ``Config`` of the strategy.
+
+    Raises:
+        ConfigError: an option is unknown or has a bad value, or is given to ``auto`` beside listed learners.
+        PluginError: an unknown strategy.
+    """
+    if mining.strategy != AUTO:
+        return registry.configure("mining", mining.strategy, mining.options)
+    if are_listed and mining.options:
+        raise ConfigError(
+            f"mining.options ({', '.join(mining.options)}) of mining.strategy={AUTO} are of the learners that it makes "
+            "itself: give those that you list their own, as learners[].model.options and learners[].teacher_weight"
+        )
+    try:
+        return Options(**mining.options)
+    except ValidationError as error:
+        raise ConfigError("\n".join(registry.explain(error, Options, f"mining.{AUTO}"))) from error
+
+
+def learners(
+    listed: Sequence[LearnerConfig], features: FeatureSet, mining: MiningConfig, *, are_listed: bool
+) -> Learners:
     """Who is fitted, by strategy.
 
     Args:
         listed: the config's learners, or the four that stand for ``learners: auto``.
         features: of all clips.
-        strategy: of mining; by another than ``auto`` all are plain.
+        mining: by another strategy than ``auto`` all are plain.
         are_listed: whether the config lists them.
 
     Raises:
         ConfigError: every listed learner learns from the pool, or none does.
     """
-    if strategy != AUTO:
+    options = configure(mining, are_listed=are_listed)
+    if not isinstance(options, Options):
         return Learners(_by_name(listed), {}, {})
     if are_listed:
         taught = [one for one in listed if one.teacher is not None or spec.reads_pool(one)]
@@ -80,17 +115,20 @@ def learners(listed: Sequence[LearnerConfig], features: FeatureSet, strategy: st
             )
         return Learners(_by_name(plain), {}, _by_name(taught))
     everything = [feature.name for feature in features.features]
+    reading = {"shrink": options.shrink, "pool_weight": options.pool_weight}
     judged = {
         "linear": PluginConfig(name="linear"),
-        "lda": PluginConfig(name="lda_em", options={"steps": 0}),
+        "lda": PluginConfig(name=_TEACHER, options={"shrink": options.shrink, "steps": 0}),
     }
     return Learners(
         _by_name(listed),
         {name: LearnerConfig(name=name, features=everything, model=model) for name, model in judged.items()},
         _by_name(
             [
-                LearnerConfig(name=_TEACHER, features=everything, model=PluginConfig(name=_TEACHER)),
-                LearnerConfig(name="student", features=everything, teacher=_TEACHER),
+                LearnerConfig(name=_TEACHER, features=everything, model=PluginConfig(name=_TEACHER, options=reading)),
+                LearnerConfig(
+                    name="student", features=everything, teacher=_TEACHER, teacher_weight=options.teacher_weight
+                ),
             ]
         ),
     )

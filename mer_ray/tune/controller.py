@@ -81,7 +81,7 @@ class Controller:
         self.folds = folding.make(experiment.labels[rows], speakers, settings.fit.folds, experiment.seed)
         narrowed = select.narrow(listed, experiment.features, experiment.labels, self.folds)
         are_listed = settings.learners != "auto"
-        self.who = candidates.learners(narrowed, experiment.features, strategy, are_listed=are_listed)
+        self.who = candidates.learners(narrowed, experiment.features, settings.mining, are_listed=are_listed)
         self.learners = self.who.everyone
         self.committee = Committee(experiment, self.folds, settings.mining, settings.ensemble)
         self.folds = replace(self.folds, warnings=self.folds.warnings + self.committee.pools[1])
