@@ -13,7 +13,7 @@ from mer_ray.evaluation.report import ClipReport, Vote
 
 @dataclass(frozen=True)
 class Adopted:
-    """That the learners of a fold took the clip most likely for ``label``; ``learner`` was trained on it from then on."""
+    """That a fold took the clip most likely for ``label``; ``learner`` was trained on it from then on."""
 
     fold: int
     label: str
