@@ -66,24 +66,24 @@ def why(choice: ChoiceReport) -> str:
     one, plain = choice.chosen, choice.candidates[0]
     if choice.reason:
         return (
-            f"{one.name} labels the clips, as the candidate that learns most from the unlabelled ones; the labelled "
-            f"clips cannot choose: {choice.reason}."
+            f"Candidate {one.name} labels the clips, as the one that learns most from the unlabelled ones; the "
+            f"labelled clips cannot choose: {choice.reason}."
         )
     if not choice.asked:
         return (
-            f"{one.name} labels the clips, as the candidate that learns most from the unlabelled ones; the labelled "
-            "clips were not asked (mining.guard=false)."
+            f"Candidate {one.name} labels the clips, as the one that learns most from the unlabelled ones; the "
+            "labelled clips were not asked (mining.guard=false)."
         )
     if one is plain:
         return (
-            f"{one.name}, the plain learners, labels the clips: every candidate that learns from the unlabelled ones "
-            "is worse, by weighted F1 and by log loss."
+            f"Candidate {one.name}, the plain learners, labels the clips: every candidate that learns from the "
+            "unlabelled ones is worse, by weighted F1 and by log loss."
         )
     more = [other.name for other in choice.candidates[choice.candidates.index(one) + 1 :] if other.may_label]
     told = (
-        f"{one.name} labels the clips: it is the candidate trusted most that is not worse than the plain learners by "
-        f"weighted F1 and by log loss both. Its F1 is {percent(one.oof_waf)}, theirs {percent(plain.oof_waf)}; its log "
-        f"loss is {one.log_loss:.3f}, theirs {plain.log_loss:.3f}."
+        f"Candidate {one.name} labels the clips: it is the one trusted most that is not worse than the plain learners "
+        f"by weighted F1 and by log loss both. Its F1 is {percent(one.oof_waf)}, theirs {percent(plain.oof_waf)}; its "
+        f"log loss is {one.log_loss:.3f}, theirs {plain.log_loss:.3f}."
     )
     return f"{told} Worse by both: {', '.join(more)}." if more else told
 

@@ -189,7 +189,7 @@ def margins(title: str, rows: Sequence[Margin]) -> Markup:
     ends = [row.value + side * row.spread for row in rows for side in (-1, 1)]
     ticks = nice_ticks(100 * min(0.0, *ends), 100 * max(0.0, *ends))
     x = _Scale(ticks[0] / 100, ticks[-1] / 100, _NAME_WIDTH, WIDTH - _RIGHT)
-    told = [f"{row.name}: {_points(100 * row.value)} ± {_percent(row.spread)}" for row in rows]
+    told = [f"{row.name}: {_points(round(100 * row.value, 1))} ± {_percent(row.spread)}" for row in rows]
     svg = _svg(title, "; ".join(told), height)
     for tick in ticks:
         _line(svg, (x(tick / 100), 4), (x(tick / 100), height - _BOTTOM + 4), "grid" if tick else "axis")

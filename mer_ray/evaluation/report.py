@@ -287,7 +287,8 @@ def _headline(data: ReportData, verdict: Verdict | None) -> str:
     if baseline is None or gain is None or not counts.adopted:
         return f"{labelled} On {where}, the weighted F1 is {waf}, learnt from the labelled clips alone."
     how = "by probabilities of all classes" if data.choice else "those that the learners agreed on"
-    learnt = f"{counts.adopted:,} of the {counts.adoptable:,} {_adoptable(data)}, {how},"
+    part = "all" if counts.adopted == counts.adoptable else f"{counts.adopted:,} of the"
+    learnt = f"{part} {counts.adoptable:,} {_adoptable(data)}, {how},"
     if gain >= 0.0005:
         return f"Learning from {learnt} raised the weighted F1 from {percent(baseline)} to {waf} on {where}. {labelled}"
     if gain <= -0.0005:

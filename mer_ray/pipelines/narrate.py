@@ -99,7 +99,9 @@ def _round(run: Run, one: Round, figures: Mapping[str, Any]) -> report.RoundRepo
         kept=one.kept,
         reason=one.reason,
         learners=dict(one.learner_waf),
-        precision_by_class=explain.pseudo_label_precision([run.names[c] for c in adopted.label], truth, run.names),
+        precision_by_class=explain.pseudo_label_precision([run.names[c] for c in adopted.label], truth, run.names)
+        if len(adopted)
+        else {},
     )
 
 
@@ -117,9 +119,9 @@ def _what(run: Run, name: str) -> str:
     choice, learner = run.mined.choice, run.mined.learners.get(name)
     assert choice is not None
     if name == PLAIN:
-        return "the plain learners together, on the labels alone"
+        return f"the {run.settings.ensemble} of the plain learners, on the labels alone"
     if learner is None:
-        taught = ", ".join(one for one in choice.trusted if one not in (PLAIN, MEAN))
+        taught = " and ".join(one for one in choice.trusted if one not in (PLAIN, MEAN))
         return f"the mean of {taught}"
     if learner.teacher is not None:
         return f"a network taught by {learner.teacher} what the unlabelled clips are"

@@ -306,7 +306,7 @@ def test_every_candidate_is_shown_and_the_one_taken_is_marked(by_choice: Page) -
 
 
 def test_the_choice_is_told_with_its_reason_and_what_it_is_worth(by_choice: Page) -> None:
-    assert "student labels the clips: it is the candidate trusted most that is not worse" in by_choice.text
+    assert "student labels the clips: it is the one trusted most that is not worse" in by_choice.text
     assert "Its F1 is 73.1, theirs 68.4; its log loss is 0.800, theirs 0.910. Worse by both: mean." in by_choice.text
     assert "The choice itself is worth a weighted F1 of 71.2 out of fold" in by_choice.text
     assert "(student in 2, mean in 1 of 3 folds)" in by_choice.text
@@ -315,7 +315,7 @@ def test_the_choice_is_told_with_its_reason_and_what_it_is_worth(by_choice: Page
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (choice("mean"), "mean labels the clips: it is the candidate trusted most"),
+        (choice("mean"), "mean labels the clips: it is the one trusted most"),
         (choice("round_0"), "round_0, the plain learners, labels the clips: every candidate that learns from"),
         (choice("mean", asked=False), "the labelled clips were not asked (mining.guard=false)."),
         (choice("mean", oof_waf=None, reason="one clip"), "the labelled clips cannot choose: one clip."),

@@ -185,14 +185,18 @@ def test_what_was_chosen_and_what_that_is_worth_is_told(chosen):
     candidates, oof = chosen.figures["candidates"], chosen.figures["oof"]
     assert list(candidates) == ["round_0", "reader", "pupil", "mean"]
     (taken,) = [name for name, one in candidates.items() if one["chosen"]]
-    assert f"{taken} labels the clips: it is the candidate trusted most" in chosen.page
+    assert f"{taken} labels the clips: it is the one trusted most" in chosen.page
     assert f"The choice itself is worth a weighted F1 of {100 * oof['waf']:.1f} out of fold" in chosen.page
     assert f"each fold judged by what the others chose: {oof['waf']:.4f}" in chosen.printed
     for name, one in candidates.items():
         assert name in chosen.printed
         assert f"{one['oof_waf']:.4f}" in chosen.printed
         assert f"<td>{one['log_loss']:.3f}</td>" in chosen.page
-    for expected in ("a network taught by reader", "the mean of reader, pupil", "discriminant analysis, on the unlab"):
+    for expected in (
+        "a network taught by reader",
+        "the mean of reader and pupil",
+        "discriminant analysis, on the unlab",
+    ):
         assert expected in chosen.page
 
 
