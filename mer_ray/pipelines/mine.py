@@ -105,7 +105,7 @@ def check(settings: MineConfig) -> None:
     """
     features.check(settings)
     noise_track.check(settings)
-    candidates.configure(settings.mining, are_listed=settings.learners != "auto")
+    candidates.configure(settings.mining, settings.learners)
     if settings.submission.format == "mer2023" and not settings.fit.valence:
         raise ConfigError("submission.format=mer2023 needs a valence: set fit.valence=1, or submission.format=mer2024")
     if not settings.encoders and not settings.data.features and settings.data.layout != "mertools":

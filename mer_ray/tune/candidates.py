@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,16 +68,25 @@ class Learners:
         return {**alone, MEAN: tuple(self.taught)} if len(alone) > 1 else alone
 
 
-def configure(mining: MiningConfig, *, are_listed: bool) -> BaseModel:
+def makes_own(learners: Literal["auto"] | Sequence[LearnerConfig]) -> bool:
+    """Whether the learners that read the pool are those that ``auto`` makes: where none is listed."""
+    return learners == "auto" or not any(_reads(one) for one in learners)
+
+
+def configure(mining: MiningConfig, learners: Literal["auto"] | Sequence[LearnerConfig]) -> BaseModel:
     """``mining.options`` as the ``Config`` of the strategy.
 
+    Args:
+        mining: the strategy and its options.
+        learners: the config's.
+
     Raises:
-        ConfigError: an option is unknown or has a bad value, or is given to ``auto`` beside listed learners.
+        ConfigError: an option is unknown or has a bad value, or is given to ``auto`` where others read the pool.
         PluginError: an unknown strategy.
     """
     if mining.strategy != AUTO:
         return registry.configure("mining", mining.strategy, mining.options)
-    if are_listed and mining.options:
+    if mining.options and not makes_own(learners):
         raise ConfigError(
             f"mining.options ({', '.join(mining.options)}) of mining.strategy={AUTO} are of the learners that it makes "
             "itself: give those that you list their own, as learners[].model.options and learners[].teacher_weight"
@@ -102,11 +111,11 @@ def learners(
     Raises:
         ConfigError: every listed learner learns from the pool, or none does.
     """
-    options = configure(mining, are_listed=are_listed)
+    options = configure(mining, listed if are_listed else "auto")
     if not isinstance(options, Options):
         return Learners(_by_name(listed), {}, {})
     if are_listed:
-        taught = [one for one in listed if one.teacher is not None or spec.reads_pool(one)]
+        taught = [one for one in listed if _reads(one)]
         plain = [one for one in listed if one not in taught]
         if not taught or not plain:
             raise ConfigError(
@@ -157,7 +166,7 @@ def decide(
         {name: answer.label[rows] for name, answer in answers.items()},
         experiment.labels[rows],
         committee.folds.held_out,
-        _numbers([experiment.speakers[row] for row in rows]),
+        experiment.labelled_speakers,
     )
     return choose(known, [PLAIN, *pooled], experiment.seed, ask=guard)
 
@@ -182,11 +191,9 @@ def told(choice: Choice) -> dict[str, Any]:
     return {"kept": True, "reason": f"{choice.name} is chosen: {figures}"}
 
 
-def _numbers(speakers: Sequence[str | None]) -> NDArray[np.int64] | None:
-    """A number for each speaker; None where one is not known."""
-    if any(speaker is None for speaker in speakers):
-        return None
-    return np.unique(np.array(speakers, dtype=str), return_inverse=True)[1].astype(np.int64)
+def _reads(learner: LearnerConfig) -> bool:
+    """Whether the pool teaches a learner, by itself or by a teacher."""
+    return learner.teacher is not None or spec.reads_pool(learner)
 
 
 def _by_name(given: Sequence[LearnerConfig]) -> dict[str, LearnerConfig]:

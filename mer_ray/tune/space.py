@@ -108,12 +108,12 @@ class Space:
     Attributes:
         dimensions: the strategy first.
         strategy: the strategy of every trial when it is not searched.
-        are_listed: whether the config lists its learners, so that ``auto`` has no options.
+        makes_own: whether ``auto`` makes the learners that read the pool, so that it has options.
     """
 
     dimensions: tuple[Dimension, ...]
     strategy: str
-    are_listed: bool = False
+    makes_own: bool = True
 
     def draw(self, trial: Draws) -> None:
         """Draw every dimension that applies."""
@@ -132,11 +132,13 @@ class Space:
     def holding(self, given: Mapping[str, Any]) -> Space:
         """The dimensions that the values of a config lie in."""
         own = tuple(one for one in self.dimensions if one.key in given and one.holds(given[one.key]))
-        return Space(own, self.strategy, self.are_listed)
+        return Space(own, self.strategy, self.makes_own)
 
     def applies(self, key: str, strategy: str) -> bool:
         """Whether a strategy has the key."""
-        return not key.startswith(_OPTIONS) or key.removeprefix(_OPTIONS) in _options(strategy, self.are_listed)
+        return not key.startswith(_OPTIONS) or key.removeprefix(_OPTIONS) in _options(
+            strategy, makes_own=self.makes_own
+        )
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -159,9 +161,9 @@ def make(settings: MineConfig, given: Mapping[str, Any]) -> Space:
     own = dict(_flatten(given, ""))
     known = {key: value for key, value in {**_of_learners(settings), **DEFAULT, **own}.items() if value is not None}
     dimensions = sorted((_dimension(key, value) for key, value in known.items()), key=lambda one: one.key != STRATEGY)
-    space = Space(tuple(dimensions), settings.mining.strategy, settings.learners != "auto")
+    space = Space(tuple(dimensions), settings.mining.strategy, candidates.makes_own(settings.learners))
     for name in space.strategies:
-        _options(name, space.are_listed)
+        _options(name, makes_own=space.makes_own)
     used = []
     for dimension in space.dimensions:
         fitting = [name for name in space.strategies if space.applies(dimension.key, name)]
@@ -170,7 +172,7 @@ def make(settings: MineConfig, given: Mapping[str, Any]) -> Space:
         used.append(dimension)
         for end in dimension.ends:
             apply(settings, {STRATEGY: (fitting or space.strategies)[0], dimension.key: end})
-    return Space(tuple(used), space.strategy, space.are_listed)
+    return Space(tuple(used), space.strategy, space.makes_own)
 
 
 def apply(settings: MineConfig, values: Mapping[str, Any]) -> MineConfig:
@@ -184,8 +186,8 @@ def apply(settings: MineConfig, values: Mapping[str, Any]) -> MineConfig:
         PluginError: an unknown strategy.
     """
     tree = {name: value for name, value in settings.model_dump().items() if name in MineConfig.model_fields}
-    strategy, are_listed = values.get(STRATEGY, settings.mining.strategy), settings.learners != "auto"
-    options, known = tree["mining"]["options"], _options(strategy, are_listed)
+    strategy, makes_own = values.get(STRATEGY, settings.mining.strategy), candidates.makes_own(settings.learners)
+    options, known = tree["mining"]["options"], _options(strategy, makes_own=makes_own)
     tree["mining"]["options"] = {key: value for key, value in options.items() if key in known}
     for key, value in values.items():
         node, last = _place(tree, key)
@@ -195,7 +197,7 @@ def apply(settings: MineConfig, values: Mapping[str, Any]) -> MineConfig:
         made = MineConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("search.space: " + "; ".join(registry.explain(error, MineConfig, ""))) from error
-    candidates.configure(made.mining, are_listed=are_listed)
+    candidates.configure(made.mining, made.learners)
     if made.learners != "auto":
         spec.check(made.learners, made.fit)
     return made
@@ -216,17 +218,17 @@ def _of_learners(settings: MineConfig) -> dict[str, Any]:
     return found
 
 
-def _options(strategy: str, are_listed: bool) -> Mapping[str, FieldInfo]:
-    """The fields of ``mining.options``; ``auto`` has them where it makes its learners itself."""
+def _options(strategy: str, *, makes_own: bool) -> Mapping[str, FieldInfo]:
+    """The fields of ``mining.options``; ``auto`` has them where it makes the learners that read the pool."""
     if strategy == AUTO:
-        return {} if are_listed else candidates.Options.model_fields
+        return candidates.Options.model_fields if makes_own else {}
     return _fields("mining", strategy)
 
 
 def _unsaid(tree: Mapping[str, Any], key: str, strategy: str) -> Mapping[str, FieldInfo]:
     """The fields that hold where a config does not name them: options of the strategy and of a listed learner."""
     if key.startswith(_OPTIONS):
-        return _options(strategy, tree["learners"] != "auto")
+        return _options(strategy, makes_own=True)
     if key.startswith(_LEARNERS) and _MODEL in key:
         model, _ = _place(tree, key.partition(f".{_MODEL}")[0] + ".model.name")
         return {} if model["name"] == spec.NETWORK else _fields("classifiers", model["name"])

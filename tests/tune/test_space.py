@@ -13,6 +13,7 @@ SETTINGS = made.settings(strategy="vote", options={"min_agree": 2})
 AUTO = made.settings(strategy="auto").model_copy(update={"learners": "auto"})
 READER = LearnerConfig(name="reader", features=["voice"], model=PluginConfig(name="lda_em", options={"steps": 2}))
 PUPIL = LearnerConfig(name="pupil", features=["voice"], teacher="reader", teacher_weight=0.5)
+LINEAR = LearnerConfig(name="one", features=["voice"], model=PluginConfig(name="linear"))
 OF_LISTED = {"learners.reader.model.options.shrink", "learners.reader.model.options.pool_weight"}
 
 
@@ -77,9 +78,10 @@ def test_the_default_space_is_what_the_search_is_for():
             {"fit.dropout", "fit.modality_dropout", "learners.pupil.teacher_weight", *OF_LISTED},
         ),
         (listing(READER, strategy="topk"), {"mining.options.k", *OF_LISTED}),
-        (listing(LearnerConfig(name="one", features=["voice"], model=PluginConfig(name="linear"))), set()),
+        (listing(LINEAR), {f"mining.options.{name}" for name in space.POOL}),
+        (listing(LINEAR, READER), OF_LISTED),
     ],
-    ids=["auto makes its own", "listed", "no network", "nothing to search"],
+    ids=["all of auto", "listed", "no network", "auto makes who reads the pool", "no network, listed"],
 )
 def test_what_learns_from_the_pool_is_searched_where_there_is_such_a_learner(settings, expected):
     assert {one.key for one in space.make(settings, {}).dimensions} == expected
