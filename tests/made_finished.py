@@ -14,12 +14,12 @@ from mer_ray.tune.controller import Controller
 from mer_ray.tune.search import fit_here
 
 
-def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0, num_learners=4, **mining):
-    """The ``Run`` of an experiment; its ``rounds/`` are in ``run_dir``."""
+def finish(experiment, run_dir, ensemble="mode", standardise="fold", valence=0.0, learners=None, **mining):
+    """The ``Run`` of an experiment, by ``made.learners()`` unless others are given; ``rounds/`` are in ``run_dir``."""
     settings = made.settings(**{"rounds": 1, **mining})
     fit = settings.fit.model_copy(update={"standardise": standardise, "valence": valence, "epochs": 8})
-    learners = made.learners()[:num_learners]
-    settings = settings.model_copy(update={"ensemble": ensemble, "fit": fit, "learners": learners})
+    listed = learners or made.learners()
+    settings = settings.model_copy(update={"ensemble": ensemble, "fit": fit, "learners": listed})
     controller = Controller(experiment, settings, run_dir, fit=fit_here)
     mined = controller.mine()
     extraction = Extraction(experiment.features, "made", {}, (), frozenset())

@@ -91,8 +91,9 @@ class Classifier(base.Classifier):
         """Take what was summed up for its folds, ``own`` being the places of its features there."""
         self.begin([moments.inputs[m] for m in own])
         if len(own) > _SOLVED_AHEAD:
-            found = [moments.gaussians(view, own, self.config.shrink) for view in views]
-            self.gaussians = [replace(one, correlation=one.correlation.clone()) for one in found]
+            for view in views:
+                found = moments.gaussians(view, own, self.config.shrink)
+                self.gaussians.append(replace(found, correlation=found.correlation.clone()))
             return
         for pattern in _every_pattern(len(own)):
             places = tuple(own[m] for m in pattern)

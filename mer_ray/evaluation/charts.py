@@ -48,6 +48,16 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Margin:
+    """One row of a chart of margins: a difference and its spread; a ``strong`` one stands out."""
+
+    name: str
+    value: float
+    spread: float
+    strong: bool = False
+
+
+@dataclass(frozen=True)
 class Axis:
     """One axis of a chart of parallel coordinates.
 
@@ -171,6 +181,53 @@ def horizontal_bars(title: str, bars: Sequence[Bar], longest: float | None = Non
     return _markup(svg)
 
 
+def margins(title: str, rows: Sequence[Margin]) -> Markup:
+    """One row per difference, a point with a whisker of its spread to both sides, in points beside a line at zero."""
+    if not rows:
+        return Markup()
+    height = _BAR_PITCH * len(rows) + _BOTTOM
+    ends = [row.value + side * row.spread for row in rows for side in (-1, 1)]
+    ticks = nice_ticks(100 * min(0.0, *ends), 100 * max(0.0, *ends))
+    x = _Scale(ticks[0] / 100, ticks[-1] / 100, _NAME_WIDTH, WIDTH - _RIGHT)
+    told = [f"{row.name}: {_points(round(100 * row.value, 1))} ± {_percent(row.spread)}" for row in rows]
+    svg = _svg(title, "; ".join(told), height)
+    for tick in ticks:
+        _line(svg, (x(tick / 100), 4), (x(tick / 100), height - _BOTTOM + 4), "grid" if tick else "axis")
+        _text(svg, (x(tick / 100), height - 12), _points(tick), "tick", "middle")
+    for i, row in enumerate(rows):
+        middle, style = _BAR_PITCH * (i + 0.5) + 4, f"s{ACCENT if row.strong else MUTED}"
+        name = _text(svg, (_NAME_WIDTH - 10, middle + 4), _shorten(row.name), "name", "end")
+        ET.SubElement(name, "title").text = row.name
+        _line(svg, (x(row.value - row.spread), middle), (x(row.value + row.spread), middle), f"whisker {style}")
+        shape, radius = ("dot", 6.0) if row.strong else ("hollow", 4.5)
+        dot = ET.SubElement(
+            svg, "circle", {"class": f"{shape} {style}"} | _places(cx=x(row.value), cy=middle, r=radius)
+        )
+        ET.SubElement(dot, "title").text = told[i]
+    return _markup(svg)
+
+
+def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
+    """Of each bin (mean confidence, share right, clips) a point, beside the line where the two are equal."""
+    if not bins:
+        return Markup()
+    height = 300
+    ticks = nice_ticks(0, 1)
+    x, y = _Scale(0, 1, _LEFT, WIDTH - _RIGHT), _Scale(0, 1, height - _BOTTOM, _TOP)
+    told = [f"{_percent(sure)} sure, {_percent(right)} right, {count} clips" for sure, right, count in bins]
+    svg = _svg(title, "; ".join(told), height)
+    _grid(svg, ticks, y, [_percent(tick) for tick in ticks])
+    for tick in ticks:
+        _text(svg, (x(tick), height - 12), _percent(tick), "tick", "middle")
+    _line(svg, (x(0), y(0)), (x(1), y(1)), "axis dashed")
+    path = " ".join(f"{x(sure):.1f},{y(right):.1f}" for sure, right, _ in bins)
+    ET.SubElement(svg, "polyline", {"class": f"line s{ACCENT}", "points": path})
+    for (sure, right, _), text in zip(bins, told, strict=True):
+        dot = ET.SubElement(svg, "circle", {"class": f"dot s{ACCENT}"} | _places(cx=x(sure), cy=y(right), r=4.5))
+        ET.SubElement(dot, "title").text = text
+    return _markup(svg)
+
+
 def histogram(title: str, values: Sequence[float], unit: str, num_bins: int = 16) -> Markup:
     """How many values fall where, with a line at zero when it is within."""
     if not values:
@@ -200,9 +257,7 @@ def histogram(title: str, values: Sequence[float], unit: str, num_bins: int = 16
     if low < 0 < high:
         _line(svg, (x(0), _TOP - 6), (x(0), y(0)), "axis dashed")
     for tick in ticks:
-        _text(
-            svg, (x(tick), height - 14), f"{tick:+g}".replace("-", "\N{MINUS SIGN}") if tick else "0", "tick", "middle"
-        )
+        _text(svg, (x(tick), height - 14), _points(tick), "tick", "middle")
     _text(svg, (WIDTH - _RIGHT, _TOP - 6), unit, "tick", "end")
     return _markup(svg)
 
@@ -320,6 +375,10 @@ def _markup(svg: ET.Element) -> Markup:
 
 def _percent(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.1f}".removesuffix(".0")
+
+
+def _points(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
 def _compact(value: float) -> str:

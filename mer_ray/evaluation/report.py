@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from mer_ray.evaluation import charts
+from mer_ray.evaluation import candidates, charts
+from mer_ray.evaluation.candidates import ChoiceReport
 from mer_ray.evaluation.charts import ACCENT, MUTED, Bar, Line
 from mer_ray.evaluation.metrics import Scores
 from mer_ray.evaluation.page import class_colours, percent, render_page, seconds
@@ -26,7 +27,8 @@ class Counts:
 
     Attributes:
         adoptable: predicted clips that could be adopted as pseudo-labelled.
-        adopted: those of them that a round which was kept was trained on, in whatever fold.
+        adopted: those of them that a round which was kept was trained on, in whatever fold, by a label or by
+            probabilities of all classes.
     """
 
     manifest: int
@@ -45,7 +47,8 @@ class RoundReport:
 
     Attributes:
         round: 0 is the labelled data alone.
-        selected: clips adopted by this round's votes for the next round, by class.
+        selected: clips adopted by this round's votes for the next round, by class; by their likeliest where the next
+            round learns from probabilities.
         pool: the round's own labels of the clips that the manifest gives none, by class.
         precision: share of those that are right, where the truth is known.
         oof_waf, test_waf: of the mean-probability ensemble; ``test_waf`` None where test clips have no labels.
@@ -179,6 +182,9 @@ class ReportData:
         pool: as that of a round, by the ensemble; ``labelled`` are the labels of the labelled clips.
         modalities: WAF of each modality alone at round 0; ``control`` is the WAF with shuffled pseudo-labels.
         groups: clips and accuracy by speaker or another group (``explain.accuracy_by_group``).
+        choice: of ``mining.strategy=auto``, which learns from probabilities; None by a strategy that adopts labels.
+        reliability: of the ensemble on the labelled clips out of fold (``metrics.reliability``); ``ece`` is its
+            expected calibration error.
     """
 
     title: str
@@ -192,6 +198,9 @@ class ReportData:
     scores: Scores | None
     rounds: tuple[RoundReport, ...]
     adopts_test: bool = False
+    choice: ChoiceReport | None = None
+    reliability: tuple[tuple[float, float, int], ...] = ()
+    ece: float = 0.0
     ensemble: str = "mode"
     pool: Mapping[str, int] = field(default_factory=dict)
     labelled: Mapping[str, int] = field(default_factory=dict)
@@ -226,12 +235,21 @@ def _view(data: ReportData) -> dict[str, Any]:
         "clip_groups": list(dict.fromkeys(clip.group for clip in data.clips)),
         "clip_labels": [name for name in data.classes if any(clip.label == name for clip in data.clips)],
         "adoptable": _adoptable(data),
+        "adopted_heading": "What was learnt from" if data.choice else "What was adopted",
         "learners": list(dict.fromkeys(name for one in data.rounds for name in one.learners)),
         "total_seconds": sum(step.seconds for step in data.timings),
+        "choice_why": candidates.why(data.choice) if data.choice else "",
+        "choice_worth": candidates.worth(data.choice) if data.choice else "",
+        "choice_chart": candidates.gains_chart(data.choice) if data.choice else Markup(),
+        "reliability_chart": charts.reliability_chart(
+            "Share right, per cent, against how sure the ensemble is, per cent", data.reliability
+        ),
         "rounds_chart": _rounds_chart(data),
         "adopted_chart": _adopted_chart(data, colours),
         "pool_drift_chart": _drift_chart("the round's labels of clips that had none", data, "pool", colours),
-        "adopted_drift_chart": _drift_chart("the clips adopted after each round", data, "selected", colours),
+        "adopted_drift_chart": Markup()
+        if data.choice
+        else _drift_chart("the clips adopted after each round", data, "selected", colours),
         "refused": [one for one in data.rounds if not one.kept],
         "modalities_chart": _modalities_chart(data),
         "pool_chart": _pool_chart(data, colours),
@@ -268,7 +286,9 @@ def _headline(data: ReportData, verdict: Verdict | None) -> str:
     where = f"{verdict.num_clips:,} {kind}"
     if baseline is None or gain is None or not counts.adopted:
         return f"{labelled} On {where}, the weighted F1 is {waf}, learnt from the labelled clips alone."
-    learnt = f"{counts.adopted:,} of the {counts.adoptable:,} {_adoptable(data)}, those that the learners agreed on,"
+    how = "by probabilities of all classes" if data.choice else "those that the learners agreed on"
+    part = "all" if counts.adopted == counts.adoptable else f"{counts.adopted:,} of the"
+    learnt = f"{part} {counts.adoptable:,} {_adoptable(data)}, {how},"
     if gain >= 0.0005:
         return f"Learning from {learnt} raised the weighted F1 from {percent(baseline)} to {waf} on {where}. {labelled}"
     if gain <= -0.0005:
@@ -309,7 +329,10 @@ def _adopted_chart(data: ReportData, colours: Mapping[str, int]) -> Markup:
         for name, number in one.selected.items():
             stack[colours[name]] += number
     return charts.stacked_bars(
-        "Clips adopted after each round, by class", [f"after {one.round}" for one in giving], stacks, names
+        "Clips learnt from, by likeliest class" if data.choice else "Clips adopted after each round, by class",
+        [f"in round {one.round + 1}" if data.choice else f"after {one.round}" for one in giving],
+        stacks,
+        names,
     )
 
 

@@ -13,7 +13,7 @@ from mer_ray.evaluation.report import ClipReport, Vote
 
 @dataclass(frozen=True)
 class Adopted:
-    """That the learners of a fold took the clip for one of ``label``; ``learner`` was trained on it from then on."""
+    """That a fold took the clip most likely for ``label``; ``learner`` was trained on it from then on."""
 
     fold: int
     label: str
@@ -32,7 +32,7 @@ class ClipRound:
         reason: see ``tune.controller.Round``.
         is_final: whether its votes are in the final ensemble.
         said: by learner that did not abstain, the probability of each class; empty for a clip labelled for training.
-        adopted: in which folds the round's votes adopted it.
+        adopted: in which folds, and by whom, it was learnt from by what the round's learners say.
     """
 
     round: int
@@ -84,7 +84,7 @@ def headline(story: Story) -> str:
     for one in story.rounds:
         if one.round == clip.round_adopted:
             labels = ", ".join(dict.fromkeys(fold.label for fold in one.adopted))
-            told.append(f"It was adopted for training after round {one.round}, as {labels}.")
+            told.append(f"It was learnt from after round {one.round}, as {labels}.")
     return " ".join(told)
 
 

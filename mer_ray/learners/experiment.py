@@ -68,6 +68,14 @@ class Experiment:
         return np.flatnonzero(self.labels >= 0).astype(np.int64)
 
     @property
+    def labelled_speakers(self) -> NDArray[np.int64] | None:
+        """A number for the speaker of each labelled clip, int64 (n,); None where one is not known."""
+        speakers = [self.speakers[row] for row in self.labelled]
+        if None in speakers:
+            return None
+        return np.unique(np.array(speakers, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+    @property
     def prior(self) -> NDArray[np.float64]:
         """Share of each class among the labelled clips, float64 (C,)."""
         counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))

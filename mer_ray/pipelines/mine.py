@@ -31,6 +31,7 @@ from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import session, short_of
+from mer_ray.tune import candidates
 from mer_ray.tune.ablations import Ablations, ablate
 from mer_ray.tune.candidates import AUTO
 from mer_ray.tune.controller import Controller
@@ -104,12 +105,7 @@ def check(settings: MineConfig) -> None:
     """
     features.check(settings)
     noise_track.check(settings)
-    if settings.mining.strategy != AUTO:
-        registry.configure("mining", settings.mining.strategy, settings.mining.options)
-    elif settings.mining.options:
-        raise ConfigError(
-            f"mining.strategy={AUTO} has no options ({', '.join(settings.mining.options)}); leave them out"
-        )
+    candidates.configure(settings.mining, settings.learners)
     if settings.submission.format == "mer2023" and not settings.fit.valence:
         raise ConfigError("submission.format=mer2023 needs a valence: set fit.valence=1, or submission.format=mer2024")
     if not settings.encoders and not settings.data.features and settings.data.layout != "mertools":
@@ -151,7 +147,8 @@ def _mine(
             journal.event(kind, **fields)
 
         def show(what: str) -> None:
-            line.update(len(fitted), len(controller.learners) * (settings.mining.rounds + 1), f"{phase}: {what}")
+            times = 1 if settings.mining.strategy == AUTO else settings.mining.rounds + 1
+            line.update(len(fitted), len(controller.learners) * times, f"{phase}: {what}")
 
         controller = Controller(experiment, settings, run_dir, record, fitted.append)
         for warning in controller.folds.warnings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from mer_ray import __version__, config
 from mer_ray.data.media import Decoder, decode_flac
 from mer_ray.demo.plan import plan
 from mer_ray.demo.render import clean_voice
-from mer_ray.evaluation import denoising, explain, report
+from mer_ray.evaluation import denoising, explain, metrics, report
+from mer_ray.evaluation.candidates import Candidate, ChoiceReport
+from mer_ray.learners import spec
 from mer_ray.pipelines.features import AUDIO, FACES, TRANSCRIPT
 from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.results import Run
 from mer_ray.runtime.journal import Journal, environment
 from mer_ray.runtime.materialise import Made
+from mer_ray.tune.candidates import MEAN, PLAIN
 from mer_ray.tune.mined import Round
 from mer_ray.types import Split
 
@@ -57,7 +61,10 @@ def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: 
         scored_on=run.scored_on,
         scores=run.scores,
         rounds=tuple(_round(run, one, figures["rounds"][one.number]) for one in run.mined.rounds),
-        ensemble=run.settings.ensemble,
+        choice=_choice(run),
+        reliability=tuple(_reliability(run)),
+        ece=figures["oof"]["ece"],
+        ensemble=run.mined.how,
         pool=_pool(run),
         labelled={name: int(number) for name, number in zip(run.names, _labelled(run), strict=True)},
         modalities={m: s["test_waf"] for m, s in figures["modalities"].items() if s["test_waf"] is not None},
@@ -92,8 +99,41 @@ def _round(run: Run, one: Round, figures: Mapping[str, Any]) -> report.RoundRepo
         kept=one.kept,
         reason=one.reason,
         learners=dict(one.learner_waf),
-        precision_by_class=explain.pseudo_label_precision([run.names[c] for c in adopted.label], truth, run.names),
+        precision_by_class=explain.pseudo_label_precision([run.names[c] for c in adopted.label], truth, run.names)
+        if len(adopted)
+        else {},
     )
+
+
+def _choice(run: Run) -> ChoiceReport | None:
+    choice = run.mined.choice
+    if choice is None:
+        return None
+    judged = choice.judged.items()
+    told = [Candidate(name, _what(run, name), name in choice.trusted, **asdict(one)) for name, one in judged]
+    return ChoiceReport(tuple(told), choice.by_fold, choice.oof_waf, choice.reason, run.settings.mining.guard)
+
+
+def _what(run: Run, name: str) -> str:
+    """What a candidate is, in a few words."""
+    choice, learner = run.mined.choice, run.mined.learners.get(name)
+    assert choice is not None
+    if name == PLAIN:
+        return f"the {run.settings.ensemble} of the plain learners, on the labels alone"
+    if learner is None:
+        taught = " and ".join(one for one in choice.trusted if one not in (PLAIN, MEAN))
+        return f"the mean of {taught}"
+    if learner.teacher is not None:
+        return f"a network taught by {learner.teacher} what the unlabelled clips are"
+    kind = "logistic regression" if learner.model.name == "linear" else "discriminant analysis"
+    reads_pool = spec.reads_pool(learner) and name in choice.trusted
+    return f"{kind}, on the unlabelled clips too" if reads_pool else f"{kind} on the labels alone"
+
+
+def _reliability(run: Run) -> list[tuple[float, float, int]]:
+    """How sure and how right the ensemble is on the labelled clips, out of fold."""
+    rows, final = run.experiment.labelled, run.mined.final
+    return metrics.reliability(final.probabilities[rows], final.label[rows], run.experiment.labels[rows])
 
 
 def _pool(run: Run) -> dict[str, int]:
@@ -208,7 +248,7 @@ def _clips(run: Run, explained: Explained) -> Iterator[report.ClipReport]:
     unlabelled = np.flatnonzero(run.experiment.labels < 0)
     labelled = run.experiment.labelled
     groups = {
-        "adopted": _spread(surest, run.mined.final.label),
+        "learnt from" if run.mined.choice else "adopted": _spread(surest, run.mined.final.label),
         "contested": unlabelled[explain.most_contested(explained.votes_KNC[:, unlabelled], _CLIPS_PER_GROUP)],
         "label in doubt": labelled[
             explain.likely_label_errors(

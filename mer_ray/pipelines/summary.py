@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mer_ray.data.storage import Store
+from mer_ray.evaluation.page import percent, points
 from mer_ray.evaluation.verdict import Verdict
 from mer_ray.pipelines.features import Quarantined
 from mer_ray.runtime.materialise import Made
@@ -26,6 +27,9 @@ def show(console: Console, metrics: dict[str, Any], work: dict[str, dict[str, fl
     """
     _warn_of_chance(console, metrics)
     console.print(_scores(metrics))
+    if metrics["candidates"]:
+        console.print(_candidates(metrics["candidates"]))
+        console.print(_chosen(metrics["oof"]), soft_wrap=True)
     if metrics["noise"]:
         console.print(_noise(metrics["noise"]))
     console.print(_speed(work))
@@ -110,7 +114,8 @@ def _warn_of_chance(console: Console, metrics: dict[str, Any]) -> None:
 
 
 def _scores(metrics: dict[str, Any]) -> Table:
-    table = Table("", "WAF out of fold", "WAF test", "pseudo-labels", title="Weighted-average F1")
+    learnt = "clips learnt from" if metrics["candidates"] else "pseudo-labels"
+    table = Table("", "WAF out of fold", "WAF test", learnt, title="Weighted-average F1")
     for line in metrics["rounds"]:
         name = f"round {line['round']}" + ("" if line["kept"] else " (dropped)")
         table.add_row(name, _figure(line["oof_waf"]), _figure(line["test_waf"]), str(line["selected"]))
@@ -118,8 +123,25 @@ def _scores(metrics: dict[str, Any]) -> Table:
     for modality, scores in metrics["modalities"].items():
         table.add_row(f"{modality} alone", "", _figure(scores["test_waf"]), "")
     if metrics["control"]["test_waf"] is not None:
-        table.add_row("shuffled pseudo-labels", "", _figure(metrics["control"]["test_waf"]), "")
+        shuffled = "shuffled probabilities" if metrics["candidates"] else "shuffled pseudo-labels"
+        table.add_row(shuffled, "", _figure(metrics["control"]["test_waf"]), "")
     return table
+
+
+def _candidates(candidates: dict[str, Any]) -> Table:
+    table = Table("candidate", "WAF out of fold", "gain", "log loss", "ECE", "", title="Ways of learning")
+    for name, one in candidates.items():
+        gain = f"{points(one['gain'])} ± {percent(one['noise'])}"
+        figures = (_figure(one["oof_waf"]), gain, _figure(one["log_loss"]), _figure(one["ece"]))
+        table.add_row(name, *figures, "taken" if one["chosen"] else "")
+    return table
+
+
+def _chosen(oof: dict[str, Any]) -> str:
+    """What the choice is worth."""
+    if oof["waf"] is None:
+        return f"WAF of the choice, out of fold: none, {oof['reason']}"
+    return f"WAF of the choice, each fold judged by what the others chose: {oof['waf']:.4f}"
 
 
 def _noise(cases: dict[str, Any]) -> Table:

@@ -116,7 +116,7 @@ def _told(vote: Vote) -> str:
 
 
 def _round_grid(story: Story) -> Grid:
-    grid = Grid("round", "votes", "adopted by its folds", "", title="Round by round")
+    grid = Grid("round", "votes", "learnt from by folds, as", "", title="Round by round")
     for one in story.rounds:
         votes = "\n".join(f"{vote.learner}: {vote.label} {percent(vote.confidence)}" for vote in one.votes)
         folds = {(each.fold, each.label) for each in one.adopted}

@@ -56,6 +56,7 @@ class Choice:
 
     Attributes:
         name: the candidate.
+        trusted: those that may be chosen, in the order of trust, the plain learners first.
         by_fold: for the clips that each fold holds out, the candidate that the other folds' clips choose.
         judged: every candidate, in the order asked of.
         oof_waf: of the answers by ``by_fold``: what was chosen is judged by clips that had no say in it; None where
@@ -64,6 +65,7 @@ class Choice:
     """
 
     name: str
+    trusted: tuple[str, ...]
     by_fold: tuple[str, ...]
     judged: Mapping[str, Judged]
     oof_waf: float | None
@@ -133,7 +135,7 @@ def choose(answers: Answers, trusted: Sequence[str], seed: int, *, ask: bool = T
         name, by_fold = asked.pick(everywhere), tuple(asked.pick(answers.held_out != fold) for fold in folds)
     nested = np.array([answers.labels[by_fold[fold]][row] for row, fold in enumerate(answers.held_out)], dtype=np.int64)
     judged = {one: _judge(answers, one, trusted[0], seed, chosen=one == name) for one in answers.probabilities}
-    return Choice(name, by_fold, judged, None if reason else waf(answers.truth, nested), reason)
+    return Choice(name, tuple(trusted), by_fold, judged, None if reason else waf(answers.truth, nested), reason)
 
 
 def _rarest(truth: NDArray[np.int64]) -> int:

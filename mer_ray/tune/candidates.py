@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mer_ray.config import LearnerConfig, PluginConfig
+from mer_ray import registry
+from mer_ray.config import LearnerConfig, MiningConfig, PluginConfig
 from mer_ray.data.features import FeatureSet
 from mer_ray.errors import ConfigError
 from mer_ray.learners import spec
@@ -28,6 +30,16 @@ from mer_ray.tune.committee import Committee
 AUTO = "auto"
 PLAIN, MEAN = "round_0", "mean"
 _TEACHER = "lda_em"
+
+
+class Options(BaseModel):
+    """``mining.options`` of ``auto``: how the learners that it makes itself learn from the pool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shrink: float = Field(0.4, ge=0, le=1, description="of lda and lda_em: share of the diagonal in the correlations")
+    pool_weight: float = Field(0.2, ge=0, le=1, description="of lda_em: what a clip of the pool counts")
+    teacher_weight: float = Field(0.3, gt=0, description="of the student: what a clip that lda_em answers for counts")
 
 
 @dataclass(frozen=True)
@@ -60,24 +72,59 @@ class Learners:
         return {**alone, MEAN: tuple(self.taught)} if alone and len(self.taught) > 1 else alone
 
 
+def makes_own(learners: Literal["auto"] | Sequence[LearnerConfig]) -> bool:
+    """Whether the learners that read the pool are those that ``auto`` makes: where none is listed."""
+    return learners == "auto" or not any(_reads(one) for one in learners)
+
+
+def configure(mining: MiningConfig, learners: Literal["auto"] | Sequence[LearnerConfig]) -> BaseModel:
+    """``mining.options`` as the ``Config`` of the strategy.
+
+    Args:
+        mining: the strategy and its options.
+        learners: the config's.
+
+    Raises:
+        ConfigError: an option is unknown or has a bad value, or is given to ``auto`` where others read the pool.
+        PluginError: an unknown strategy.
+    """
+    if mining.strategy != AUTO:
+        return registry.configure("mining", mining.strategy, mining.options)
+    if mining.options and not makes_own(learners):
+        raise ConfigError(
+            f"mining.options ({', '.join(mining.options)}) of mining.strategy={AUTO} are of the learners that it makes "
+            "itself: give those that you list their own, as learners[].model.options and learners[].teacher_weight"
+        )
+    try:
+        return Options(**mining.options)
+    except ValidationError as error:
+        raise ConfigError("\n".join(registry.explain(error, Options, f"mining.{AUTO}"))) from error
+
+
 def learners(
-    listed: Sequence[LearnerConfig], features: FeatureSet, strategy: str, *, are_listed: bool, valence: bool
+    listed: Sequence[LearnerConfig],
+    features: FeatureSet,
+    mining: MiningConfig,
+    *,
+    are_listed: bool,
+    valence: bool,
 ) -> Learners:
     """Who is fitted, by strategy.
 
     Args:
         listed: the config's learners, or the four that stand for ``learners: auto``.
         features: of all clips.
-        strategy: of mining; by another than ``auto`` all are plain.
+        mining: by another strategy than ``auto`` all are plain.
         are_listed: whether the config lists them.
         valence: whether the valence is learnt.
 
     Raises:
         ConfigError: every listed learner learns from the pool, or one has the name of another that is added.
     """
-    if strategy != AUTO:
+    options = configure(mining, listed if are_listed else "auto")
+    if not isinstance(options, Options):
         return Learners(_by_name(listed), {}, {})
-    taught = [one for one in listed if one.teacher is not None or spec.reads_pool(one)]
+    taught = [one for one in listed if _reads(one)]
     plain = _by_name(one for one in listed if one not in taught)
     if not plain:
         raise ConfigError(
@@ -85,12 +132,12 @@ def learners(
             "every learner listed reads it (model: lda_em, or a teacher): list others too, or set learners=auto"
         )
     everything = [feature.name for feature in features.features]
-    added = _by_name(
-        [
-            LearnerConfig(name=_TEACHER, features=everything, model=PluginConfig(name=_TEACHER)),
-            LearnerConfig(name="student", features=everything, teacher=_TEACHER),
-        ]
+    reading = {"shrink": options.shrink, "pool_weight": options.pool_weight}
+    teacher = LearnerConfig(name=_TEACHER, features=everything, model=PluginConfig(name=_TEACHER, options=reading))
+    student = LearnerConfig(
+        name="student", features=everything, teacher=_TEACHER, teacher_weight=options.teacher_weight
     )
+    added = _by_name([teacher, student])
     if are_listed:
         if not taught and (taken := plain.keys() & added.keys()):
             raise ConfigError(
@@ -100,7 +147,7 @@ def learners(
         return Learners(plain, {}, _by_name(taught) or added, valence)
     judged = {
         "linear": PluginConfig(name="linear"),
-        "lda": PluginConfig(name="lda_em", options={"steps": 0}),
+        "lda": PluginConfig(name=_TEACHER, options={"shrink": options.shrink, "steps": 0}),
     }
     alone = [LearnerConfig(name=name, features=everything, model=model) for name, model in judged.items()]
     return Learners(plain, _by_name(alone), added, valence)
@@ -129,7 +176,7 @@ def decide(
         {name: answer.label[rows] for name, answer in answers.items()},
         experiment.labels[rows],
         committee.folds.held_out,
-        _numbers([experiment.speakers[row] for row in rows]),
+        experiment.labelled_speakers,
     )
     return choose(known, [PLAIN, *pooled], experiment.seed, ask=guard)
 
@@ -154,11 +201,9 @@ def told(choice: Choice) -> dict[str, Any]:
     return {"kept": True, "reason": f"{choice.name} is chosen: {figures}"}
 
 
-def _numbers(speakers: Sequence[str | None]) -> NDArray[np.int64] | None:
-    """A number for each speaker; None where one is not known."""
-    if any(speaker is None for speaker in speakers):
-        return None
-    return np.unique(np.array(speakers, dtype=str), return_inverse=True)[1].astype(np.int64)
+def _reads(learner: LearnerConfig) -> bool:
+    """Whether the pool teaches a learner, by itself or by a teacher."""
+    return learner.teacher is not None or spec.reads_pool(learner)
 
 
 def _by_name(given: Iterable[LearnerConfig]) -> dict[str, LearnerConfig]:

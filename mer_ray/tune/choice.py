@@ -28,7 +28,8 @@ def compare(experiment: Experiment, num_folds: int, trials: Sequence[Tried]) -> 
     rows, seed = experiment.labelled, experiment.seed
     truth = experiment.labels[rows]
     held_out = folding.make(truth, [experiment.speakers[row] for row in rows], num_folds, seed).held_out
-    return {number: guard.compare(truth, oof, given, held_out, seed) for number, oof in done.items()}
+    who = experiment.labelled_speakers
+    return {number: guard.compare(truth, oof, given, held_out, seed, speakers=who) for number, oof in done.items()}
 
 
 def best(trials: Sequence[Tried], compared: Mapping[int, Comparison]) -> Tried:

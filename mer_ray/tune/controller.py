@@ -82,7 +82,7 @@ class Controller:
         narrowed = select.narrow(listed, experiment.features, experiment.labels, self.folds)
         are_listed = settings.learners != "auto"
         self.who = candidates.learners(
-            narrowed, experiment.features, strategy, are_listed=are_listed, valence=settings.fit.valence > 0
+            narrowed, experiment.features, settings.mining, are_listed=are_listed, valence=settings.fit.valence > 0
         )
         self.learners = self.who.everyone
         self.committee = Committee(experiment, self.folds, settings.mining, settings.ensemble, settings.fit.final)

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from mer_ray.evaluation import charts
-from mer_ray.evaluation.charts import Bar, Line
+from mer_ray.evaluation.charts import Bar, Line, Margin
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -64,6 +64,8 @@ def test_a_histogram_counts_every_value_once() -> None:
         charts.stacked_bars("x", [], [], []),
         charts.stacked_bars("x", ["0"], [[0]], ["a"]),
         charts.histogram("x", [], "dB"),
+        charts.margins("x", []),
+        charts.reliability_chart("x", []),
     ],
 )
 def test_nothing_to_draw_is_no_chart(markup: str) -> None:
@@ -99,3 +101,28 @@ def test_the_best_of_a_spread_chart_is_filled_and_whiskers_are_as_long_as_the_sp
     assert lengths[2] == 0
     assert [e.text for e in svg.iter(f"{SVG}text") if e.get("class") == "value"] == ["80"]
     assert charts.spread_chart("WAF", [], [], []) == ""
+
+
+def test_margins_stand_left_and_right_of_zero_with_whiskers_as_long_as_their_spread() -> None:
+    rows = [Margin("a", -0.02, 0.01), Margin("b", 0.04, 0.02, strong=True), Margin("c", 0.0, 0.0)]
+    svg = ET.fromstring(charts.margins("gain", rows))
+    (zero,) = [float(str(e.get("x1"))) for e in svg.iter(f"{SVG}line") if e.get("class") == "axis"]
+    dots = list(svg.iter(f"{SVG}circle"))
+    assert [str(e.get("class")).split()[0] for e in dots] == ["hollow", "dot", "hollow"]
+    away = [float(str(e.get("cx"))) - zero for e in dots]
+    assert away[1] == pytest.approx(-2 * away[0], abs=0.2)
+    assert (away[0] < 0, away[2]) == (True, 0)
+    whiskers = [e for e in svg.iter(f"{SVG}line") if str(e.get("class")).startswith("whisker")]
+    lengths = [float(str(e.get("x2"))) - float(str(e.get("x1"))) for e in whiskers]
+    assert lengths == pytest.approx([-away[0], away[1], 0], abs=0.2)
+    assert len({str(e.get("cy")) for e in dots}) == 3, "a row each"
+
+
+def test_who_is_as_sure_as_right_lies_on_the_line() -> None:
+    svg = ET.fromstring(charts.reliability_chart("sure", [(0.5, 0.5, 3), (0.9, 0.6, 4)]))
+    (line,) = [e for e in svg.iter(f"{SVG}line") if e.get("class") == "axis dashed"]
+    x1, y1, x2, y2 = (float(str(line.get(end))) for end in ("x1", "y1", "x2", "y2"))
+    places = [(float(str(e.get("cx"))), float(str(e.get("cy")))) for e in svg.iter(f"{SVG}circle")]
+    below = [y - (y1 + (y2 - y1) * (x - x1) / (x2 - x1)) for x, y in places]
+    assert below[0] == pytest.approx(0, abs=0.2)
+    assert below[1] == pytest.approx(0.3 * (y1 - y2), abs=0.2), "too sure is below, lower on the page"

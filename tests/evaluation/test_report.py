@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mer_ray.evaluation import metrics
+from mer_ray.evaluation.candidates import Candidate, ChoiceReport
 from mer_ray.evaluation.page import class_colours
 from mer_ray.evaluation.report import (
     ClipReport,
@@ -170,6 +171,26 @@ def sample() -> ReportData:
     )  # fmt: skip
 
 
+def choice(taken: str = "student", **told) -> ChoiceReport:
+    """What a run by ``mining.strategy=auto`` would report."""
+    figures = {
+        "round_0": ("the plain learners", True, 0.684, 0.91, 0.08, 0.0, 0.0),
+        "linear": ("logistic regression", False, 0.701, 0.88, 0.05, 0.017, 0.02),
+        "lda_em": ("discriminant analysis", True, 0.72, 0.85, 0.04, 0.036, 0.03),
+        "student": ("a network", True, 0.731, 0.8, 0.03, 0.047, 0.021),
+        "mean": ("the mean of both", True, 0.67, 0.95, 0.06, -0.014, 0.025),
+    }
+    made = tuple(Candidate(name, *of, chosen=name == taken) for name, of in figures.items())
+    return ChoiceReport(made, **{"by_fold": ("student", "mean", "student"), "oof_waf": 0.712, **told})
+
+
+@pytest.fixture(scope="module")
+def by_choice() -> Page:
+    rounds = sample().rounds[:2]
+    bins = ((0.4, 0.5, 8), (0.7, 0.6, 8), (0.95, 0.9, 8))
+    return Page(render(dataclasses.replace(sample(), choice=choice(), rounds=rounds, reliability=bins, ece=0.083)))
+
+
 @pytest.fixture(scope="module")
 def page() -> Page:
     return Page(render(sample()))
@@ -272,6 +293,57 @@ def test_drift_is_the_share_of_each_class_round_by_round(page: Page) -> None:
 def test_a_refused_round_is_told_with_its_reason_once(page: Page) -> None:
     assert "Round 3 is not used: The out-of-fold WAF fell by 2.6 points" in page.text
     assert page.text.count("The out-of-fold WAF fell by 2.6 points") == 1
+
+
+def test_every_candidate_is_shown_and_the_one_taken_is_marked(by_choice: Page) -> None:
+    for expected in (
+        "student taken", "logistic regression; to compare with", "73.10.8003.0+4.7 ± 2.1", "67.00.9506.0−1.4 ± 2.5",
+    ):  # fmt: skip
+        assert expected in by_choice.text, expected
+    (chart,) = [str(svg["aria-label"]) for svg in by_choice.all("svg") if "Gain" in str(svg["aria-label"])]
+    assert "student: +4.7 ± 2.1; mean: −1.4 ± 2.5" in chart
+    assert "round_0" not in chart, "the plain learners have no gain over themselves"
+
+
+def test_the_choice_is_told_with_its_reason_and_what_it_is_worth(by_choice: Page) -> None:
+    assert "student labels the clips: it is the one trusted most that is not worse" in by_choice.text
+    assert "Its F1 is 73.1, theirs 68.4; its log loss is 0.800, theirs 0.910. Worse by both: mean." in by_choice.text
+    assert "The choice itself is worth a weighted F1 of 71.2 out of fold" in by_choice.text
+    assert "(student in 2, mean in 1 of 3 folds)" in by_choice.text
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (choice("mean"), "mean labels the clips: it is the one trusted most"),
+        (choice("round_0"), "round_0, the plain learners, labels the clips: every candidate that learns from"),
+        (choice("mean", asked=False), "the labelled clips were not asked (mining.guard=false)."),
+        (choice("mean", oof_waf=None, reason="one clip"), "the labelled clips cannot choose: one clip."),
+        (choice("mean", oof_waf=None, reason="one clip"), "no weighted F1 of the choice itself: one clip."),
+    ],
+)
+def test_why_a_candidate_labels_the_clips(shown: ChoiceReport, expected: str) -> None:
+    text = Page(render(dataclasses.replace(sample(), choice=shown))).text
+    assert expected in text
+    assert "Worse by both" not in text
+
+
+def test_where_clips_teach_by_probabilities_there_is_no_word_of_agreement(by_choice: Page, page: Page) -> None:
+    for text in ("agreed on", "agree on", "Adopted", "adopted after"):
+        assert text not in by_choice.text
+        assert text in page.text or text == "adopted after"
+    assert "Learning from 158 of the 352 unlabelled clips, by probabilities of all classes, raised" in by_choice.text
+    assert "What was learnt from" in by_choice.text
+    assert "shuffled probabilities" in by_choice.text
+    assert "Learnt from in round 1." in by_choice.text
+    assert "candidates" not in page.text.lower()
+
+
+def test_how_sure_is_drawn_against_how_right(by_choice: Page, page: Page) -> None:
+    (chart,) = [str(svg["aria-label"]) for svg in by_choice.all("svg") if "Share right" in str(svg["aria-label"])]
+    assert "40 sure, 50 right, 8 clips; 70 sure, 60 right, 8 clips; 95 sure, 90 right, 8 clips" in chart
+    assert "expected calibration error, is 8.3 points" in by_choice.text
+    assert "Is it as sure" not in page.text
 
 
 def test_without_optional_parts_it_still_reads() -> None:

@@ -21,8 +21,9 @@ CLIP = ClipReport(
     round_adopted=0,
 )
 SAID = {"all": {"anger": 0.8, "worry": 0.2}, "audio_text": {"anger": 0.4, "worry": 0.6}}
+BY_FOLDS = tuple(Adopted(fold, "anger", 3, 0.8, learner) for fold in (0, 1) for learner in SAID)
 ROUNDS = (
-    ClipRound(0, True, "labelled clips alone", False, SAID, (Adopted(0, "anger", 3, 0.8, "all"),) * 2),
+    ClipRound(0, True, "labelled clips alone", False, SAID, BY_FOLDS),
     ClipRound(1, True, "the last", True, SAID, ()),
     ClipRound(2, False, "it fell by more than 0.02", False, SAID, ()),
 )
@@ -33,9 +34,9 @@ def test_the_headline_says_who_what_and_when():
     told = stories.headline(STORY)
     assert "a007 is labelled anger: 1 of 2 learners say so." in told
     assert "rests on audio: without it the label loses 25.0 points" in told
-    assert "adopted for training after round 0, as anger" in told
+    assert "It was learnt from after round 0, as anger" in told
     unused = dataclasses.replace(STORY, clip=dataclasses.replace(CLIP, round_adopted=None))
-    assert "adopted" not in stories.headline(unused), "the round that would have learnt from it was refused"
+    assert "learnt from" not in stories.headline(unused), "the round that would have learnt from it was refused"
     doubted = dataclasses.replace(STORY, clip=dataclasses.replace(CLIP, given_label="worry", without={}))
     assert "The manifest says worry" in stories.headline(doubted)
     assert "rests" not in stories.headline(doubted)

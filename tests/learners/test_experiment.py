@@ -25,6 +25,12 @@ def experiment(num_clips=9):
     )
 
 
+def test_speakers_of_labelled_clips_are_numbered_where_all_are_known():
+    made = replace(experiment(), speakers=("bo", "ann", "x", "ann", "cy", None, "bo", "ann", "x"))
+    assert made.labelled_speakers.tolist() == [1, 0, 0, 2, 1, 0]
+    assert replace(made, speakers=(None, *made.speakers[1:])).labelled_speakers is None
+
+
 def test_labelled_rows_and_the_share_of_each_class():
     made = experiment()
     assert made.labelled.tolist() == [0, 1, 3, 4, 6, 7]

@@ -119,7 +119,7 @@ def standardised(request, tmp_path_factory):
         pool=whole.pool[known],
     )
     store = Store(str(folder / "run"))
-    run = made_finished.finish(experiment, store, standardise=request.param, num_learners=1, rounds=0)
+    run = made_finished.finish(experiment, store, standardise=request.param, learners=made.learners()[:1], rounds=0)
     made_finished.write(run, store)
     (folder / "features").mkdir()
     for feature in new.features:

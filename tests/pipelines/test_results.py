@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mer_ray.config import LearnerConfig, PluginConfig
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.pipelines import predictions, results
 from mer_ray.types import Split
@@ -35,6 +36,17 @@ def good(tmp_path_factory):
     tested = np.arange(len(truth)) % 3 > 0
     options = {"rounds": 2, "strategy": "topk", "options": {"k": 5, "relabel": "revisit"}}
     return made_outcome.finish(tmp_path_factory.mktemp("good"), experiment, truth, tested, **options)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """A run that chooses among learners of the labels alone, one that reads the pool and one that this one teaches."""
+    experiment, truth = small()
+    views = list(made.VIEWS)
+    reader = LearnerConfig(name="reader", features=views, model=PluginConfig(name="lda_em"))
+    pupil = LearnerConfig(name="pupil", features=views, teacher="reader")
+    options = {"strategy": "auto", "learners": [*made.learners()[:2], reader, pupil], "guard": True}
+    return made_outcome.finish(tmp_path_factory.mktemp("chosen"), experiment, truth, **options)
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +179,48 @@ def test_a_clip_that_no_learner_can_vote_on_is_listed_as_a_stand_in(good, asked)
         assert row["label"] == made.CLASSES[prior.argmax()]
         assert [row[f"prob_{c}"] for c in made.CLASSES] == prior.tolist()
         assert row["confidence"] == prior.max()
+
+
+def test_what_was_chosen_and_what_that_is_worth_is_told(chosen):
+    candidates, oof = chosen.figures["candidates"], chosen.figures["oof"]
+    assert list(candidates) == ["round_0", "reader", "pupil", "mean"]
+    (taken,) = [name for name, one in candidates.items() if one["chosen"]]
+    assert f"{taken} labels the clips: it is the one trusted most" in chosen.page
+    assert f"The choice itself is worth a weighted F1 of {100 * oof['waf']:.1f} out of fold" in chosen.page
+    assert f"each fold judged by what the others chose: {oof['waf']:.4f}" in chosen.printed
+    for name, one in candidates.items():
+        assert name in chosen.printed
+        assert f"{one['oof_waf']:.4f}" in chosen.printed
+        assert f"<td>{one['log_loss']:.3f}</td>" in chosen.page
+    for expected in (
+        "a network taught by reader",
+        "the mean of reader and pupil",
+        "discriminant analysis, on the unlab",
+    ):
+        assert expected in chosen.page
+
+
+def test_counts_are_of_the_clips_that_the_chosen_candidate_learnt_from(chosen):
+    used = chosen.run.mined.last.trained_on
+    distinct = len(np.unique(used.clip))
+    assert len(used) > distinct, "no clip was used in several folds or by several learners"
+    assert SILENT not in used.clip
+    assert chosen.figures["adopted"] == distinct == 29
+    assert chosen.figures["rounds"][0]["selected"] == distinct
+    assert sum(chosen.figures["rounds"][0]["adopted"].values()) == distinct
+    assert f"Learning from {distinct} of the 30 unlabelled clips, by probabilities of all classes" in chosen.page
+    assert "clips learnt from" in chosen.printed
+    assert "pseudo-label" not in chosen.printed
+
+
+def test_folds_that_split_speakers_are_warned_of_before_the_figures(chosen):
+    warning = "the out-of-fold figures of mining may be too kind"
+    assert chosen.page.index("Before you trust the figures") < chosen.page.index(warning) < chosen.page.index("<main>")
+
+
+def test_the_reliability_chart_is_of_the_labelled_clips_out_of_fold(chosen):
+    chart = chosen.page[chosen.page.index("Share right, per cent, against") :].partition('"')[0]
+    counts = [int(point.split()[-2]) for point in chart.split(". ", 1)[1].split("; ")]
+    assert len(counts) == 15
+    assert (sum(counts), max(counts) - min(counts)) == (36, 1)
+    assert f"expected calibration error, is {100 * chosen.figures['oof']['ece']:.1f} points" in chosen.page

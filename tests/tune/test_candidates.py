@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_mining import artifacts, brief, mine, same
 
-from mer_ray.config import LearnerConfig
+from mer_ray.config import LearnerConfig, MiningConfig
 from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
 from mer_ray.tune import candidates
@@ -158,7 +158,7 @@ def test_listed_learners_are_the_candidates_and_where_none_reads_the_pool_two_ar
 def test_who_must_tell_the_valence_is_a_network():
     experiment, _ = made.make()
     plain = [LearnerConfig(name="network", features=[experiment.features.features[0].name])]
-    who = candidates.learners(plain, experiment.features, "auto", are_listed=False, valence=True)
+    who = candidates.learners(plain, experiment.features, MiningConfig(), are_listed=False, valence=True)
     assert who.candidates == {"student": ("student",), "mean": ("lda_em", "student")}
 
 

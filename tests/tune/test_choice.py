@@ -1,5 +1,7 @@
 """Which trial is taken, of trials whose out-of-fold predictions are made up."""
 
+from dataclasses import replace
+
 import made_experiment as made
 import numpy as np
 import pytest
@@ -63,6 +65,17 @@ def test_the_noise_is_that_of_the_paired_difference_over_the_folds_of_the_trials
     _, compared = chosen(trial(0, other), trial(1, one))
     folds = folding.make(TRUTH, [None] * len(TRUTH), 3, EXPERIMENT.seed)
     assert compared[1] == guard.compare(TRUTH, one, other, folds.held_out, EXPERIMENT.seed)
+
+
+def test_the_noise_is_over_speakers_where_they_are_known():
+    one, other = predicted(30), predicted(45)
+    wrong = np.flatnonzero(one != other)
+    speakers = np.full(len(EXPERIMENT.labels), "ann")
+    speakers[wrong] = "bo"
+    known = replace(EXPERIMENT, speakers=tuple(speakers.tolist()))
+    told = [choice.compare(experiment, 3, [trial(0, other), trial(1, one)])[1] for experiment in (known, EXPERIMENT)]
+    assert told[0].gain == told[1].gain
+    assert told[0].noise > told[1].noise
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])

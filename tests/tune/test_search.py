@@ -13,7 +13,7 @@ import pytest
 from mer_ray.config import MineConfig, TuneConfig
 from mer_ray.data.storage import Store
 from mer_ray.errors import LearnerError, StorageError
-from mer_ray.tune import search, space
+from mer_ray.tune import candidates, search, space
 from mer_ray.tune.controller import Controller
 from mer_ray.tune.record import Step, Tried
 
@@ -77,6 +77,22 @@ def test_a_trial_is_what_mining_with_its_config_comes_to(done, tmp_path):
     mined = Controller(EXPERIMENT, chosen, Store(str(tmp_path)), fit=search.fit_here).mine()
     assert [step.oof_waf for step in found.best.steps] == [one.oof_waf for one in mined.rounds]
     assert found.best.objective == mined.last.oof_waf
+
+
+@pytest.mark.slow
+def test_by_auto_what_reads_the_pool_is_searched_and_every_trial_comes_to_its_end(ray_cluster, tmp_path):
+    base = settings(num_trials=2, given={"fit": {"dropout": None, "modality_dropout": None}})
+    mining = base.mining.model_copy(update={"strategy": "auto"})
+    chosen = base.model_copy(update={"mining": mining, "learners": "auto"})
+    found, _ = run(tmp_path, chosen)
+    assert [trial.state for trial in found.trials] == ["done", "done"]
+    first, second = (trial.values for trial in found.trials)
+    assert first == {f"mining.options.{name}": value for name, value in candidates.Options().model_dump().items()}
+    assert second.keys() == first.keys()
+    assert all(second[key] != first[key] for key in first)
+    made_of = space.apply(chosen, second)
+    mined = Controller(EXPERIMENT, made_of, Store(str(tmp_path / "again")), fit=search.fit_here).mine()
+    assert found.trials[1].objective == mined.last.oof_waf
 
 
 def kill(number, num_steps):

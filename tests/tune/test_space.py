@@ -1,11 +1,24 @@
 import made_experiment as made
 import pytest
 
+from mer_ray.classifiers import lda_em
+from mer_ray.config import LearnerConfig, PluginConfig
 from mer_ray.errors import ConfigError, PluginError
-from mer_ray.tune import space
+from mer_ray.tune import candidates, space
 from mer_ray.tune.space import Dimension
 
 SETTINGS = made.settings(strategy="vote", options={"min_agree": 2})
+
+
+AUTO = made.settings(strategy="auto").model_copy(update={"learners": "auto"})
+READER = LearnerConfig(name="reader", features=["voice"], model=PluginConfig(name="lda_em", options={"steps": 2}))
+PUPIL = LearnerConfig(name="pupil", features=["voice"], teacher="reader", teacher_weight=0.5)
+LINEAR = LearnerConfig(name="one", features=["voice"], model=PluginConfig(name="linear"))
+OF_LISTED = {"learners.reader.model.options.shrink", "learners.reader.model.options.pool_weight"}
+
+
+def listing(*learners, strategy="auto"):
+    return made.settings(strategy=strategy).model_copy(update={"learners": list(learners)})
 
 
 class Lowest:
@@ -54,6 +67,55 @@ def test_the_default_space_is_what_the_search_is_for():
     assert set(by_key({})) == {"fit.dropout", "fit.modality_dropout", *options}, "of the config's strategy alone"
     topk = space.make(made.settings(strategy="topk"), {})
     assert {one.key for one in topk.dimensions} == {"fit.dropout", "fit.modality_dropout", "mining.options.k"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (AUTO, {"fit.dropout", "fit.modality_dropout", *(f"mining.options.{name}" for name in space.POOL)}),
+        (
+            listing(*made.learners()[:1], READER, PUPIL),
+            {"fit.dropout", "fit.modality_dropout", "learners.pupil.teacher_weight", *OF_LISTED},
+        ),
+        (listing(READER, strategy="topk"), {"mining.options.k", *OF_LISTED}),
+        (listing(LINEAR), {f"mining.options.{name}" for name in space.POOL}),
+        (listing(LINEAR, READER), OF_LISTED),
+    ],
+    ids=["all of auto", "listed", "no network", "auto makes who reads the pool", "no network, listed"],
+)
+def test_what_learns_from_the_pool_is_searched_where_there_is_such_a_learner(settings, expected):
+    assert {one.key for one in space.make(settings, {}).dimensions} == expected
+
+
+def test_what_auto_is_told_is_what_its_learners_have_by_themselves():
+    own, reader = candidates.Options(), lda_em.Config(dims=(1,), num_classes=2, num_folds=2)
+    assert (own.shrink, own.pool_weight) == (reader.shrink, reader.pool_weight)
+    assert own.teacher_weight == LearnerConfig(name="student", features=["voice"]).teacher_weight
+
+
+def test_a_listed_learner_is_searched_by_its_name():
+    settings = listing(*made.learners()[:1], READER, PUPIL)
+    values = space.make(settings, {}).given(settings)
+    assert values["learners.reader.model.options.shrink"] == 0.4, "an option that it does not name has its default"
+    assert values["learners.pupil.teacher_weight"] == 0.5
+    assert space.apply(settings, values) == settings
+    chosen = {"learners.reader.model.options.shrink": 0.7, "learners.pupil.teacher_weight": 0.1}
+    network, reader, pupil = space.apply(settings, {**values, **chosen}).learners
+    assert network == settings.learners[0]
+    assert reader.model.options == {"steps": 2, "shrink": 0.7}
+    assert pupil == PUPIL.model_copy(update={"teacher_weight": 0.1})
+
+
+def test_options_of_auto_go_with_auto_alone():
+    searched = space.make(AUTO, {space.STRATEGY: ["auto", "vote"]})
+    for strategy, has in (("auto", set(space.POOL)), ("vote", {"min_share", "min_agree", "min_probability"})):
+        trial = Lowest(strategy)
+        searched.draw(trial)
+        assert {name.removeprefix("mining.options.") for name in trial.asked if "options" in name} == has
+    made_of = space.apply(AUTO, {"mining.options.shrink": 0.6})
+    assert made_of.mining.options == {"shrink": 0.6}
+    assert space.apply(AUTO, searched.given(AUTO)) == AUTO
+    assert space.apply(made_of, {space.STRATEGY: "vote"}).mining.options == {}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +175,9 @@ def test_which_values_of_a_config_lie_in_the_space(dimension, inside, outside):
         ({"fit": {"folds": [2, 5]}}, "only keys of fit and mining"),
         ({"data": {"root": ["a", "b"]}}, "only keys of fit and mining"),
         ({"mining": {"options": {"min_agre": [1, 3]}}}, "did you mean 'min_agree'"),
+        ({"learners": {"reader": {"teacher_weight": [0.1, 1]}}}, "no learner 'reader' is listed; there are: all, no_"),
+        ({"learners": {"all": {"top": [1, 3]}}}, "only keys of fit and mining and a listed learner's"),
+        ({"learners": {"all": {"model": {"options": {"shrink": [0.1, 1]}}}}}, "model fusion has no options"),
     ],
 )
 def test_a_space_that_no_trial_could_use_is_refused(given, told):
@@ -123,3 +188,12 @@ def test_a_space_that_no_trial_could_use_is_refused(given, told):
 def test_an_unknown_strategy_is_refused():
     with pytest.raises(PluginError, match="did you mean 'topk'"):
         space.make(SETTINGS, {"mining": {"strategy": ["vote", "topkk"]}})
+
+
+def test_options_of_auto_are_refused_beside_listed_learners_and_where_they_are_wrong():
+    with pytest.raises(ConfigError, match="give those that you list their own"):
+        space.make(listing(*made.learners()[:1], READER), {"mining": {"options": {"shrink": [0.1, 0.5]}}})
+    with pytest.raises(ConfigError, match=r"mining.auto.shrnk; did you mean 'shrink'"):
+        space.make(AUTO, {"mining": {"options": {"shrnk": [0.1, 0.5]}}})
+    with pytest.raises(ConfigError, match="no learner 'reader' is listed; there are: none"):
+        space.make(AUTO, {"learners": {"reader": {"teacher_weight": [0.1, 1]}}})
