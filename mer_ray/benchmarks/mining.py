@@ -5,15 +5,15 @@ JSON, under ``sets.<set>.<column>``: ``mean`` and ``std`` of the WAF on the give
 
 - ``labelled_only``: the learners' ensemble of the kept labels alone;
 - ``mined``: after mining, all as shipped; ``mined_<strategy>``: the same by another selection strategy;
-- ``mined_inductive``, where speakers are known: as ``mined``, but test clips have no say in how inputs are standardised:
-  a speaker of whom there are no other clips is standardised by the whole, as by ``predict.new_speakers=whole``;
+- ``mined_inductive``, where speakers are known: as ``mined``, but test clips have no say in how the inputs are
+  standardised: a speaker of whom there are no others is by the whole, as by ``predict.new_speakers=whole``;
 - ``candidate_<name>``, where mining chooses (``mining.strategy=auto``): each that it chose from;
 - ``labelled_choice``, there too: of the candidates that know the labels alone, the best out of fold;
 - ``all_labels``: the learners' ensemble of every training label;
 - ``logistic``, ``lda``, ``self_training``, ``label_spreading``: scikit-learn's logistic regression and discriminant
   analysis (Ledoit and Wolf's shrinkage) of the kept labels on all features side by side, standardised by the labelled
-  clips, ``SelfTrainingClassifier`` on the first, and ``LabelSpreading`` over nearest neighbours; no ``lda`` of one label
-  a class, which it cannot be fitted on;
+  clips, ``SelfTrainingClassifier`` on the first, and ``LabelSpreading`` over nearest neighbours; one label a class is
+  too few for an ``lda``;
 - ``logistic_scaled`` and so on: the same on the inputs that our learners chose out of fold.
 
 Beside them, under ``sets.<set>``: ``paired``, by column, the ``mean`` and ``standard_error`` of its difference to
