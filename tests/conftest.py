@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TOGETHER = {
     "ray_cluster": (
-        "benchmarks/test_mining", "e2e/test_demo", "e2e/test_train", "faults/test_materialise",
+        "benchmarks/test_mining", "benchmarks/test_round", "e2e/test_demo", "e2e/test_train", "faults/test_materialise",
         "pipelines/test_extract", "pipelines/test_train_encoder", "pipelines/test_train_rounds", "pipelines/test_tune",
         "runtime/test_session", "tune/test_controller", "tune/test_mining_options", "tune/test_search",
     ),

@@ -5,17 +5,24 @@ JSON, under ``sets.<set>.<column>``: ``mean`` and ``std`` of the WAF on the give
 
 - ``labelled_only``: the learners' ensemble of the kept labels alone;
 - ``mined``: after mining, all as shipped; ``mined_<strategy>``: the same by another selection strategy;
+- ``mined_inductive``, where speakers are known: as ``mined``, but test clips have no say in how the inputs are
+  standardised: a speaker of whom there are no others is by the whole, as by ``predict.new_speakers=whole``;
+- ``candidate_<name>``, where mining chooses (``mining.strategy=auto``): each that it chose from;
+- ``labelled_choice``, there too: of the candidates that know the labels alone, the best out of fold;
 - ``all_labels``: the learners' ensemble of every training label;
 - ``logistic``, ``lda``, ``self_training``, ``label_spreading``: scikit-learn's logistic regression and discriminant
   analysis (Ledoit and Wolf's shrinkage) of the kept labels on all features side by side, standardised by the labelled
-  clips, ``SelfTrainingClassifier`` on the first, and ``LabelSpreading`` over nearest neighbours;
+  clips, ``SelfTrainingClassifier`` on the first, and ``LabelSpreading`` over nearest neighbours; one label a class is
+  too few for an ``lda``;
 - ``logistic_scaled`` and so on: the same on the inputs that our learners chose out of fold.
 
 Beside them, under ``sets.<set>``: ``paired``, by column, the ``mean`` and ``standard_error`` of its difference to
 ``labelled_only``, seed by seed; ``gain``, by how much mining raised the WAF ``out_of_fold`` and on ``test``, in the
-mean of the seeds; ``gap_closed``, the share of the way from ``labelled_only`` to ``all_labels`` that ``mined`` goes;
-``standardised``, what was chosen, one per seed; ``seconds``, the time of each seed. Every hyper-parameter is the
-shipped default or the job's own; a test clip is looked at once, after all that is chosen is chosen.
+mean of the seeds: where mining chooses, ``out_of_fold`` is judged by clips that had no say in the choice, and is null
+where a class has too few labels; ``gap_closed``, the share of the way from ``labelled_only`` to ``all_labels`` that
+``mined`` goes; ``standardised`` and ``chosen``, what was, one per seed; ``seconds``, the time of each seed. Every
+hyper-parameter is the shipped default or the job's own; a test clip is looked at once, after all that is chosen is
+chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -48,8 +55,10 @@ from mer_ray.errors import ConfigError
 from mer_ray.evaluation.metrics import waf
 from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.learner import Predictions, fit_learner
+from mer_ray.learners.scaling import Scaling
 from mer_ray.registry import nearest
 from mer_ray.runtime.session import session
+from mer_ray.tune.candidates import PLAIN
 from mer_ray.tune.controller import Controller
 from mer_ray.tune.mined import Mined
 from mer_ray.tune.trials import FitContext, Trial
@@ -122,14 +131,16 @@ class Draw:
 
     Attributes:
         waf: test WAF by column.
-        oof_gain: by how much mining raised the WAF out of fold, over round 0.
+        oof_gain: by how much mining raised the WAF out of fold, over round 0; None where that cannot be said.
         standardised: how the inputs of the learners were standardised.
+        chosen: the candidate that was; None where there is no choice.
         seconds: that all of it took.
     """
 
     waf: dict[str, float] = field(default_factory=dict)
-    oof_gain: float = 0.0
+    oof_gain: float | None = None
     standardised: str = ""
+    chosen: str | None = None
     seconds: float = 0.0
 
 
@@ -141,8 +152,10 @@ def draw(one: RealSet, settings: Config, seed: int) -> Draw:
     def score(label: NDArray[np.int64]) -> float:
         return waf(one.truth[rows], label[rows])
 
-    def mine(experiment: Experiment, mining: MiningConfig, column: str) -> tuple[Controller, Mined]:
-        job = MineConfig(seed=seed, fit=settings.fit, mining=mining, ensemble=settings.ensemble)
+    def mine(
+        experiment: Experiment, mining: MiningConfig, column: str, fit: FitConfig = settings.fit
+    ) -> tuple[Controller, Mined]:
+        job = MineConfig(seed=seed, fit=fit, mining=mining, ensemble=settings.ensemble)
         with tempfile.TemporaryDirectory() as folder:
             controller = Controller(experiment, job, Store(folder), fit=fits)
             mined = controller.mine()
@@ -152,8 +165,17 @@ def draw(one: RealSet, settings: Config, seed: int) -> Draw:
     shipped, alone = settings.mining, settings.mining.model_copy(update={"rounds": 0})
     few = one.experiment(settings.fraction, seed, settings.labels_per_class)
     labelled, _ = mine(few, alone, "labelled_only")
-    _, mined = mine(few, shipped, "mined")
-    drawn.oof_gain = mined.last.oof_waf - mined.rounds[0].oof_waf
+    controller, mined = mine(few, shipped, "mined")
+    drawn.oof_gain = oof_gain(mined)
+    drawn.waf |= {f"candidate_{name}": score(answer.label) for name, answer in mined.answers.items()}
+    if mined.choice is not None:
+        drawn.waf["labelled_choice"] = score(mined.answers[best_of_labels(controller, mined)].label)
+        drawn.chosen = mined.choice.name
+    if any(one.speakers):
+        drawn.waf["mined_inductive"] = drawn.waf["mined"]
+        if controller.experiment is not few:
+            alike = settings.fit.model_copy(update={"standardise": "fold"})
+            mine(without_test(one, few, settings.fit.shrink), shipped, "mined_inductive", alike)
     for strategy in settings.strategies:
         options = shipped.options if strategy == shipped.strategy else {}
         mining = shipped.model_copy(update={"strategy": strategy, "options": options})
@@ -164,6 +186,29 @@ def draw(one: RealSet, settings: Config, seed: int) -> Draw:
     drawn.standardised = "fold" if labelled.experiment is few else labelled.ways[-1]
     drawn.seconds = time.monotonic() - started
     return drawn
+
+
+def oof_gain(mined: Mined) -> float | None:
+    """By how much mining raised the WAF out of fold, by clips that had no say in it; None where nothing can be said."""
+    if mined.choice is None:
+        return mined.last.oof_waf - mined.rounds[0].oof_waf
+    nested = mined.choice.oof_waf
+    return None if nested is None else nested - mined.choice.judged[PLAIN].oof_waf
+
+
+def best_of_labels(controller: Controller, mined: Mined) -> str:
+    """Of the candidates that know the labels alone the best out of fold."""
+    assert mined.choice is not None
+    judged = mined.choice.judged
+    return max((name for name in judged if name not in controller.who.candidates), key=lambda one: judged[one].oof_waf)
+
+
+def without_test(one: RealSet, few: Experiment, shrink: float) -> Experiment:
+    """The experiment with inputs standardised by speaker, in which test clips have no say."""
+    known = np.flatnonzero(~one.test)
+    speakers = [one.speakers[row] for row in known]
+    scaling = Scaling.learn(few.features.take(known), speakers, "speaker", shrink, few.seed)
+    return replace(few, features=scaling.apply(few.features, few.speakers, join=False))
 
 
 class Fits:
@@ -208,6 +253,8 @@ def references(experiment: Experiment) -> dict[str, NDArray[np.int64]]:
         "self_training": (SelfTrainingClassifier(logistic), seen),
         "label_spreading": (LabelSpreading(kernel="knn"), seen),
     }
+    if labelled.sum() <= len(experiment.class_names):
+        del models["lda"]  # it needs a clip more than there are classes
     return {name: model.fit(scaled_ND[rows], labels[rows]).predict(scaled_ND) for name, (model, rows) in models.items()}
 
 
@@ -218,15 +265,17 @@ def _summary(draws: Sequence[Draw]) -> dict[str, Any]:
         values = [draw.waf[column] for draw in draws]
         columns[column] = {"mean": float(np.mean(values)), "std": float(np.std(values)), "values": values}
     least, most = columns["labelled_only"]["mean"], columns["all_labels"]["mean"]
+    gains = [draw.oof_gain for draw in draws if draw.oof_gain is not None]
     return {
         **columns,
         "paired": {column: _paired([d.waf[column] - d.waf["labelled_only"] for d in draws]) for column in columns},
         "gain": {
-            "out_of_fold": float(np.mean([draw.oof_gain for draw in draws])),
+            "out_of_fold": float(np.mean(gains)) if len(gains) == len(draws) else None,
             "test": columns["mined"]["mean"] - least,
         },
         "gap_closed": (columns["mined"]["mean"] - least) / (most - least) if most > least else None,
         "standardised": [draw.standardised for draw in draws],
+        "chosen": [draw.chosen for draw in draws],
         "seconds": [draw.seconds for draw in draws],
     }
 

@@ -12,6 +12,15 @@ the round, features included; ``clips.<number>``: ``predict_seconds``, ``vote_se
 ``write_seconds``, their sum ``seconds`` and ``seconds_per_clip`` at each size of the pool, which should be the same at
 each; ``adopted``, clips. The figures outside ``clips`` are of the largest pool.
 
+What follows on it: ``refit_seconds``, all learners fitted anew on the labels and what they adopted, a fit bounded by
+``fit.most_steps``; ``final_seconds``, their predictions of all clips, the final ensemble, and ``predictions.parquet``.
+
+What ``mining.strategy=auto`` fits in their stead, ``lda_em`` on all features, its folds together on all cores:
+``lda_em_seconds``; ``lda_em_matrix_rate_share``, of its 2 N D^2 operations and those of its solves, as above (a product
+with itself is symmetric, and half of it need not be done, so that the share may exceed 1);
+``lda_em_peak_memory_bytes``, over the features and what the process held before. ``put_bytes``: what the features take
+in Ray's object store, where a run puts them once.
+
 Then, on the same learner, labelled clips and folds, each with the machine to itself: ``ours_seconds`` and ``ours_waf``,
 out of fold, and those of the toolbox's protocol (``plain_fit``): ``peer_seconds``, ``peer_waf`` as of its last epoch,
 and ``peer_best_epoch_waf``, which its held-out clips chose. Ours runs on one thread, the peer on all cores.
@@ -31,6 +40,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+import ray
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
@@ -38,22 +49,28 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from mer_ray import registry
-from mer_ray.benchmarks import planted
+from mer_ray.benchmarks import lda_em_fit, planted
 from mer_ray.benchmarks.harness import matrix_rate, peak_memory, table, timed
 from mer_ray.benchmarks.plain_fit import fit_plainly
-from mer_ray.config import FitConfig, LearnerConfig, Section
-from mer_ray.data.features import FeatureSet
+from mer_ray.config import FitConfig, LearnerConfig, RuntimeConfig, Section
+from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.data.storage import Store
 from mer_ray.evaluation.metrics import waf
 from mer_ray.learners import folds as folding
 from mer_ray.learners import spec
+from mer_ray.learners.experiment import Experiment
 from mer_ray.learners.fit import TrainingRows
 from mer_ray.learners.folds import Folds
 from mer_ray.learners.learner import Learner, Predictions, fit_learner
 from mer_ray.learners.networks import Networks
 from mer_ray.mining.base import Context
+from mer_ray.pipelines import predictions as written
+from mer_ray.rounds.final import Final, Read, Voter
 from mer_ray.rounds.split import Adoptions, adopt
 from mer_ray.rounds.state import Rounds
+from mer_ray.runtime.session import session
+from mer_ray.tune.trials import FitContext
+from mer_ray.types import Split
 
 _MODALITIES = {"audio": "audio", "video": "video", "text": "text"}
 
@@ -93,19 +110,32 @@ class Round:
         """Made up."""
         return [f"class{c}" for c in range(self.settings.classes)]
 
+    @property
+    def num_clips(self) -> int:
+        """All that there are: the labelled ones and the largest pool."""
+        return self.settings.labelled + max(self.settings.pools)
+
+    def held_out(self, num_clips: int) -> NDArray[np.int64]:
+        """The fold that holds each of the first clips out, -1 of the pool's, (N,)."""
+        held_out = np.full(num_clips, -1, dtype=np.int64)
+        held_out[: self.settings.labelled] = self.folds.held_out
+        return held_out
+
     def features(self, first: int, end: int) -> FeatureSet:
         """Clips first..end-1."""
         return planted.read(self.folder, _MODALITIES, slice(first, end))
 
-    def fit(self, learner: LearnerConfig) -> dict[str, bytes]:
-        """One learner over its folds; its files."""
+    def fit(self, learner: int, adopted: Adoptions | None = None) -> dict[str, bytes]:
+        """A learner over its folds, on the labelled clips and those that it has adopted; its files."""
         torch.set_num_threads(1)
-        rows = [np.flatnonzero(self.folds.held_out != fold) for fold in range(self.folds.num_folds)]
-        none = np.empty(0, np.int64), np.empty((0, self.settings.classes), np.float32), np.empty(0, np.float32)
-        given = self.features(0, self.settings.labelled)
-        training = [TrainingRows(clip, self.labels[clip], *none) for clip in rows]
         settings = self.settings
-        return fit_learner(given, training, learner, settings.fit, self.class_names, settings.seed).to_files()
+        adopted = adopted or Adoptions.none(settings.classes)
+        training = []
+        for fold in range(self.folds.num_folds):
+            clip, own = np.flatnonzero(self.folds.held_out != fold), adopted.of(fold, learner)
+            training.append(TrainingRows(clip, self.labels[clip], own.clip, own.target, own.weight))
+        given, config = self.features(0, self.num_clips), self.learners[learner]
+        return fit_learner(given, training, config, settings.fit, self.class_names, settings.seed).to_files()
 
     def predict(self, files: dict[str, bytes], first: int, end: int) -> Predictions:
         """What a learner says of clips first..end-1."""
@@ -125,6 +155,10 @@ def run(settings: Config, console: Console) -> Iterator[dict[str, Any]]:
         one = Round(folder, settings, labels, folds, tuple(learners))
         figures = measure_round(one, console)
         yield figures
+        figures |= _lda_em(one, figures["matrix_flops_per_s"]) | {"put_bytes": put_bytes(one)}
+        columns = [*(name for name in figures if name.startswith("lda_em")), "put_bytes"]
+        table(console, "lda_em of all folds on all clips", columns, [[figures[column] for column in columns]])
+        yield figures
         figures |= beside_the_peer(one)
         columns = ["ours_seconds", "peer_seconds", "ours_waf", "peer_waf", "peer_best_epoch_waf"]
         table(console, "one learner over its folds", columns, [[figures[column] for column in columns]])
@@ -136,22 +170,31 @@ def measure_round(one: Round, console: Console) -> dict[str, Any]:
     rate = matrix_rate("cpu", torch.float32)
     with peak_memory() as memory, _executor(one.settings.workers) as executor:
         list(executor.map(_warm_up, range(one.settings.workers)))
+        places = range(len(one.learners))
         started = time.perf_counter()
-        files = list(executor.map(one.fit, one.learners))
+        files = list(executor.map(one.fit, places))
         fit_seconds = time.perf_counter() - started
-        clips = {str(pool): _mine_pool(one, executor, files, pool) for pool in sorted(one.settings.pools)}
-    last = clips[str(max(one.settings.pools))]
-    num_clips = one.settings.labelled + max(one.settings.pools)
-    flops = num_clips * sum(_flops_per_clip(Learner.from_files(learner)) for learner in files)
+        pools = {pool: _mine_pool(one, executor, files, pool) for pool in sorted(one.settings.pools)}
+        clips = {str(pool): found for pool, (found, _) in pools.items()}
+        adopted = pools[max(pools)][1]
+        started = time.perf_counter()
+        again = list(executor.map(one.fit, places, [adopted.where(adopted.learner == learner) for learner in places]))
+        refit_seconds = time.perf_counter() - started
+        final_seconds = timed(lambda: _finish(one, executor, again))
+    last = clips[str(max(pools))]
+    flops = one.num_clips * sum(_flops_per_clip(Learner.from_files(learner)) for learner in files)
     table(
         console,
-        f"a round of {len(files)} learners, fitted in {fit_seconds:.0f} s",
+        f"a round of {len(files)} learners, fitted in {fit_seconds:.0f} s, with what they adopted in "
+        f"{refit_seconds:.0f} s, and the final ensemble in {final_seconds:.0f} s",
         ["pool", *last],
         [[pool, *values.values()] for pool, values in clips.items()],
     )
     phases = {name: value for name, value in last.items() if name not in {"seconds", "seconds_per_clip"}}
     return phases | {
         "fit_seconds": fit_seconds,
+        "refit_seconds": refit_seconds,
+        "final_seconds": final_seconds,
         "predict_matrix_rate_share": flops / last["predict_seconds"] / rate,
         "matrix_flops_per_s": rate,
         "peak_memory_bytes": memory.peak_bytes,
@@ -159,12 +202,35 @@ def measure_round(one: Round, console: Console) -> dict[str, Any]:
     }
 
 
+def put_bytes(one: Round) -> int:
+    """What the data of a run take in Ray's object store, of which nearly all are the features."""
+    mapped = one.features(0, one.num_clips)
+    # plain arrays, as a run has them
+    features = (Feature(f.name, f.modality, np.asarray(f.values), f.present) for f in mapped.features)
+    held_out = one.held_out(one.num_clips)
+    labels = np.where(held_out >= 0, np.resize(one.labels, one.num_clips), -1)
+    experiment = Experiment(
+        features=FeatureSet(mapped.clip_ids, tuple(features)),
+        labels=labels,
+        splits=_splits(held_out),
+        speakers=(None,) * one.num_clips,
+        class_names=tuple(one.class_names),
+        pool=held_out < 0,
+        features_digest="planted",
+        seed=one.settings.seed,
+    )
+    context = FitContext(experiment, one.settings.fit, Rounds(Store(str(one.folder / "rounds"))), "planted")
+    with session(RuntimeConfig(), sum(feature.values.nbytes for feature in mapped.features)):
+        placed = ray.experimental.get_object_locations([context.reference])
+        return int(placed[context.reference]["object_size"])
+
+
 def beside_the_peer(one: Round) -> dict[str, Any]:
     """The first learner, which has all features, our way and the toolbox's."""
     learner, labelled = one.learners[0], one.features(0, one.settings.labelled)
     fitted: dict[str, bytes] = {}
     threads = torch.get_num_threads()
-    ours_seconds = timed(lambda: fitted.update(one.fit(learner)))
+    ours_seconds = timed(lambda: fitted.update(one.fit(0)))
     torch.set_num_threads(threads)
     votes, _ = Learner.from_files(fitted).predict(labelled).clean(one.folds.held_out)
     config = spec.fusion_config(learner, labelled, one.settings.fit, one.settings.classes)
@@ -180,14 +246,24 @@ def beside_the_peer(one: Round) -> dict[str, Any]:
     }
 
 
-def _mine_pool(one: Round, executor: Executor, files: Sequence[dict[str, bytes]], pool: int) -> dict[str, Any]:
-    """Predict the labelled clips and a pool, vote, split and write; seconds of each."""
+def _lda_em(one: Round, rate: float) -> dict[str, Any]:
+    """The figures of ``lda_em``, on as many threads as there are workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(one.settings.workers)
+    figures = lda_em_fit.measure(one.features(0, one.num_clips), one.labels, one.folds, one.settings.classes, rate)
+    torch.set_num_threads(threads)
+    return figures
+
+
+def _mine_pool(
+    one: Round, executor: Executor, files: Sequence[dict[str, bytes]], pool: int
+) -> tuple[dict[str, Any], Adoptions]:
+    """Predict the labelled clips and a pool, vote, split and write; seconds of each, and what was adopted."""
     num_clips = one.settings.labelled + pool
     times = [time.perf_counter()]
     predictions = _predict(one, executor, files, num_clips)
     times.append(time.perf_counter())
-    held_out = np.full(num_clips, -1, dtype=np.int64)
-    held_out[: one.settings.labelled] = one.folds.held_out
+    held_out = one.held_out(num_clips)
     votes = {
         learner.name: prediction.clean(held_out)[0]
         for learner, prediction in zip(one.learners, predictions, strict=True)
@@ -200,7 +276,35 @@ def _mine_pool(one: Round, executor: Executor, files: Sequence[dict[str, bytes]]
     names = ("predict_seconds", "vote_seconds", "split_seconds", "write_seconds")
     seconds = dict(zip(names, np.diff(times).tolist(), strict=True))
     total = times[-1] - times[0]
-    return {**seconds, "seconds": total, "seconds_per_clip": total / num_clips, "adopted": len(set(adopted.clip))}
+    figures = {**seconds, "seconds": total, "seconds_per_clip": total / num_clips, "adopted": len(set(adopted.clip))}
+    return figures, adopted
+
+
+def _finish(one: Round, executor: Executor, files: Sequence[dict[str, bytes]]) -> None:
+    """Predict all clips, combine the votes, and write ``predictions.parquet`` into a folder that is thrown away."""
+    held_out = one.held_out(one.num_clips)
+    votes = [prediction.clean(held_out)[0] for prediction in _predict(one, executor, files, one.num_clips)]
+    rows = held_out >= 0
+    scores = [waf(one.labels, vote[rows].argmax(axis=1)) for vote in votes]
+    ranking = np.argsort(scores)[::-1]
+    prior = np.bincount(one.labels, minlength=one.settings.classes) / len(one.labels)
+    final = Final(
+        how="mode",
+        class_names=tuple(one.class_names),
+        prior=tuple(prior.tolist()),
+        voters=tuple(Voter(one.learners[place].name, 1, ()) for place in ranking),
+        features=tuple(Read(name, _MODALITIES[name], width) for name, width in one.settings.widths.items()),
+    )
+    votes_KNC = np.stack([votes[place] for place in ranking])
+    explained = written.Explained(final, votes_KNC, {}, {}, np.empty((one.num_clips, 0), dtype=np.int64))
+    ids = [f"clip_{number:06d}" for number in range(one.num_clips)]
+    told = written.table(ids, _splits(held_out), final.combine(votes_KNC), explained, None, {})
+    with tempfile.TemporaryDirectory(dir=one.folder) as folder:
+        pq.write_table(told, f"{folder}/predictions.parquet")
+
+
+def _splits(held_out: NDArray[np.int64]) -> tuple[Split, ...]:
+    return tuple(Split.UNLABELED if fold < 0 else Split.TRAIN for fold in held_out)
 
 
 def _predict(one: Round, executor: Executor, files: Sequence[dict[str, bytes]], num_clips: int) -> list[Predictions]:

@@ -93,12 +93,12 @@ class Inputs:
         The projection is Gaussian (``sklearn.random_projection``), which keeps distances nearly.
         """
         own, dim = rows[feature.present[rows]], feature.values.shape[1]
-        learnt = Moments.of_rows(feature.values, own)
+        learnt = Moments.of(feature.values, own)
         projection = None
         if dim > width:
             found = GaussianRandomProjection(width, random_state=seed).fit(np.zeros((1, dim))).components_.T
             projection = torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)).to(device())
-        return cls(_float32(learnt.mean[0]), _float32(learnt.scale[0]), projection)
+        return cls(_float32(learnt.mean), _float32(learnt.scale), projection)
 
     def take(self, feature: Feature, rows: NDArray[np.int64]) -> Tensor:
         """The feature of clips that all have it, float32 (B, D)."""

@@ -39,9 +39,9 @@ class Standardise(nn.Module):
         """Learn from (n, D) values of any float type, or from some of their rows; of none nothing changes."""
         rows = np.arange(len(values)) if rows is None else rows
         if len(rows):
-            learnt = Moments.of_rows(values, rows)
-            self.mean.copy_(torch.from_numpy(learnt.mean[0]))
-            self.scale.copy_(torch.from_numpy(learnt.scale[0]))
+            learnt = Moments.of(values, rows)
+            self.mean.copy_(torch.from_numpy(learnt.mean))
+            self.scale.copy_(torch.from_numpy(learnt.scale))
 
     def forward(self, values: Tensor) -> Tensor:
         """Float32 (B, D) to float32 (B, D) within ``±CLIP``."""

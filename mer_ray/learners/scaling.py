@@ -21,7 +21,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from mer_ray.data.features import Feature, FeatureSet
-from mer_ray.data.moments import Moments, one_over
+from mer_ray.data.moments import GroupMoments, Moments, by_group, one_over
 from mer_ray.data.room import Room
 from mer_ray.errors import CorruptPartError, FeatureFileError
 from mer_ray.learners.voices import Voices
@@ -50,7 +50,7 @@ class Scaling:
     shrink: float
     speakers: tuple[str, ...]
     voices: Voices | None
-    moments: Mapping[str, Moments]
+    moments: Mapping[str, GroupMoments]
     seen: NDArray[np.uint64]
 
     @classmethod
@@ -106,7 +106,8 @@ class Scaling:
         group_N, known_G, joins_N = self._groups(features, speakers, join=join)
         most_G = np.zeros(len(known_G) + 1, dtype=np.int64)
         for feature in features.features:
-            learnt_G = self.moments[feature.name].take(np.append(known_G, -1)).count[:, 0].astype(np.int64)
+            count_G = np.append(self.moments[feature.name].count[:, 0].astype(np.int64), 0)
+            learnt_G = count_G[np.append(known_G, -1)]  # of a group not known the 0 behind them
             rows = feature.present & joins_N & (group_N >= 0)
             most_G = np.maximum(most_G, learnt_G + np.bincount(group_N[rows], minlength=len(most_G)))
         return np.where(group_N < 0, 0, most_G[group_N])
@@ -136,16 +137,18 @@ class Scaling:
                 f"feature {feature.name}, {feature.values.shape[1]} wide, is not one that was standardised in "
                 f"training: {', '.join(f'{name} ({m.mean.shape[1]} wide)' for name, m in self.moments.items())}"
             )
-        nobody, num_groups = len(known_G), len(known_G) + 1
-        given = Moments.of(feature.values, np.where(feature.present & joins_N, group_N, -1), num_groups)
-        shift_GD, scale_GD = _shift_and_scale(learnt, learnt.take(np.append(known_G, -1)).join(given), self.shrink)
+        whole, within_D, nobody = learnt.merge(), learnt.within(), len(known_G)
         values = room.copy(feature.values, np.arange(len(group_N)))
         group_N = np.where(group_N < 0, nobody, group_N)
-        present = np.flatnonzero(feature.present)
-        for start in range(0, len(present), _BLOCK):
-            rows = present[start : start + _BLOCK]
-            scaled = (values[rows] - shift_GD[group_N[rows]]) * scale_GD[group_N[rows]]
-            values[rows] = scaled.clip(-_CLIP, _CLIP)
+        for group, rows in by_group(np.where(feature.present, group_N, -1)):
+            shift_D, scale_D = whole.mean, whole.scale
+            if group != nobody:
+                own = learnt[known_G[group]].join(Moments.of(feature.values, rows[joins_N[rows]]))
+                shift_D, scale_D = _shift_and_scale(own, whole, within_D, self.shrink)
+            for start in range(0, len(rows), _BLOCK):
+                block = rows[start : start + _BLOCK]
+                scaled = (values[block] - shift_D.astype(np.float32)) * scale_D.astype(np.float32)
+                values[block] = scaled.clip(-_CLIP, _CLIP)
         return Feature(feature.name, feature.modality, values, feature.present)
 
     def to_bytes(self) -> bytes:
@@ -176,7 +179,7 @@ class Scaling:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             told = json.loads(header["__metadata__"]["scaling"])
             moments = {
-                name: Moments(*(arrays[f"{number}.{part}"] for part in ("count", "mean", "square")))
+                name: GroupMoments(*(arrays[f"{number}.{part}"] for part in ("count", "mean", "square")))
                 for number, name in enumerate(told["features"])
             }
             voices = None
@@ -190,31 +193,23 @@ class Scaling:
             ) from error
 
 
-def _measure(feature: Feature, group_N: NDArray[np.int64], num_groups: int) -> Moments:
+def _measure(feature: Feature, group_N: NDArray[np.int64], num_groups: int) -> GroupMoments:
     """Of each group, and of the clips of none as the last."""
     group_N = np.where(group_N < 0, num_groups, group_N)
-    return Moments.of(feature.values, np.where(feature.present, group_N, -1), num_groups + 1)
+    return GroupMoments.of(feature.values, np.where(feature.present, group_N, -1), num_groups + 1)
 
 
 def _shift_and_scale(
-    learnt: Moments, groups: Moments, shrink: float
+    own: Moments, whole: Moments, within_D: NDArray[np.float64], shrink: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is taken from each group's values and what they are then multiplied by, both (G, D).
+    """What is taken from a group's values and what they are then multiplied by, both (D,).
 
-    The last group is standardised by the whole of ``learnt``. A column is silenced where it is constant.
+    A column is silenced where it is constant.
     """
-    whole = learnt.merge()
-    variance_1D = whole.square / np.maximum(whole.count, 1)
-    free = learnt.free.sum()
-    within_1D = learnt.square.sum(axis=0, keepdims=True) / free if free else variance_1D
-    own, both = groups.count, groups.count + shrink
-    share = np.divide(own, both, out=np.zeros_like(both), where=both > 0)
-    mean_GD = whole.mean + share * (groups.mean - whole.mean)
-    free_G1 = groups.free + shrink
-    variance_GD = (groups.square + shrink * within_1D) / np.where(free_G1 > 0, free_G1, 1)
-    variance_GD[free_G1[:, 0] == 0] = within_1D
-    variance_GD[-1] = variance_1D
-    return mean_GD, one_over(np.sqrt(variance_GD), whole.mean)
+    both, free = own.count + shrink, own.free + shrink
+    mean_D = whole.mean + (own.count / both) * (own.mean - whole.mean) if both else whole.mean
+    variance_D = (own.square + shrink * within_D) / free if free else within_D
+    return mean_D, one_over(np.sqrt(variance_D), whole.mean)
 
 
 def _names(speakers: Sequence[str | None]) -> tuple[str, ...]:

@@ -115,8 +115,8 @@ class Voices:
 
 def _standard(sample: FeatureSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and 1 / deviation of every column, 0 of a constant one."""
-    found = [Moments.of_rows(feature.values, np.flatnonzero(feature.present)) for feature in sample.features]
-    return np.concatenate([one.mean[0] for one in found]), np.concatenate([one.scale[0] for one in found])
+    found = [Moments.of(feature.values, np.flatnonzero(feature.present)) for feature in sample.features]
+    return np.concatenate([one.mean for one in found]), np.concatenate([one.scale for one in found])
 
 
 def _fill(features: FeatureSet, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from mer_ray import config
 from mer_ray.errors import InputError, MerRayError
+from mer_ray.runtime.console import waiting
 
 _ONE_STOP_SECONDS = 1.0
 
@@ -77,7 +78,8 @@ def main(
 
 
 def _pipeline(name: str) -> ModuleType:
-    return import_module(f"mer_ray.pipelines.{name}")
+    with waiting(Console(highlight=False), "starting"):
+        return import_module(f"mer_ray.pipelines.{name}")
 
 
 def _quoted(override: str, texts: Sequence[str]) -> str:

@@ -81,3 +81,10 @@ def step_line(console: Console, name: str, unit: str = "clips") -> Iterator[Step
     )
     with Progress(*columns, console=console) as progress:
         yield StepLine(name, unit, console, progress)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Show that something goes on which tells nothing of itself; on a terminal the line goes when the block ends."""
+    with console.status(what) if console.is_terminal else step_line(console, what):
+        yield

@@ -15,9 +15,11 @@ from typing import Any
 import psutil
 import ray
 from ray._private import auto_init_hook
+from rich.console import Console
 
 from mer_ray.config import RuntimeConfig
 from mer_ray.errors import MerRayError
+from mer_ray.runtime.console import waiting
 
 _STORE_BYTES = 400 * 2**20
 _SHARED = Path("/dev/shm")
@@ -35,7 +37,7 @@ def session(runtime: RuntimeConfig, held_bytes: int = 0) -> Iterator[None]:
     """
     was_there = ray.is_initialized()
     if not was_there:
-        with _own_handler():
+        with _own_handler(), waiting(Console(highlight=False), "starting Ray"):
             _connect(runtime, held_bytes)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

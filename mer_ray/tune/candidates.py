@@ -153,23 +153,32 @@ def learners(
     return Learners(plain, _by_name(alone), added, valence)
 
 
-def decide(
-    committee: Committee, who: Learners, said: Mapping[str, NDArray[np.float64]], plain: Ensemble, *, guard: bool
-) -> Choice:
-    """What the labelled clips choose.
+def ask(
+    committee: Committee, who: Learners, said: Mapping[str, NDArray[np.float64]], plain: Ensemble
+) -> dict[str, Ensemble]:
+    """What each candidate says of every clip: the plain learners, those that are only judged, the others by trust.
 
     Args:
         committee: who reads the votes.
         who: the learners.
         said: votes of those that were fitted, calibrated.
         plain: the answer of the plain learners.
+    """
+    alone = {name: (name,) for name in who.judged}
+    voters = {name: them for name, them in {**alone, **who.candidates}.items() if all(one in said for one in them)}
+    return {PLAIN: plain} | {name: committee.mean({one: said[one] for one in them}) for name, them in voters.items()}
+
+
+def decide(committee: Committee, who: Learners, answers: Mapping[str, Ensemble], *, guard: bool) -> Choice:
+    """What the labelled clips choose.
+
+    Args:
+        committee: who reads the votes.
+        who: the learners.
+        answers: of all candidates, see ``ask``.
         guard: whether the labelled clips are asked; else the most trusted candidate is taken.
     """
     experiment = committee.experiment
-    answers = {PLAIN: plain}
-    answers |= {name: committee.mean({name: said[name]}) for name in who.judged if name in said}
-    pooled = {name: voters for name, voters in who.candidates.items() if all(one in said for one in voters)}
-    answers |= {name: committee.mean({one: said[one] for one in voters}) for name, voters in pooled.items()}
     rows = experiment.labelled
     known = Answers(
         {name: answer.probabilities[rows] for name, answer in answers.items()},
@@ -178,7 +187,7 @@ def decide(
         committee.folds.held_out,
         experiment.labelled_speakers,
     )
-    return choose(known, [PLAIN, *pooled], experiment.seed, ask=guard)
+    return choose(known, [name for name in answers if name not in who.judged], experiment.seed, ask=guard)
 
 
 def keep(who: Learners, found: Collection[str]) -> Learners:

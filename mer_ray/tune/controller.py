@@ -145,7 +145,8 @@ class Controller:
             return self._finish([first], self.settings.ensemble)
         said = {name: self.committee.hear(one).votes for name, one in found.items()}
         plain = self.committee.final(first.votes, first.learners)
-        choice = candidates.decide(self.committee, who, said, plain, guard=self.settings.mining.guard)
+        answers = candidates.ask(self.committee, who, said, plain)
+        choice = candidates.decide(self.committee, who, answers, guard=self.settings.mining.guard)
         voters = who.candidates.get(choice.name, tuple(who.taught))
         used = self._used(found, voters) if choice.name != candidates.PLAIN else self.nothing
         second = self._tell(1, {name: found[name] for name in voters}, used)
@@ -153,7 +154,7 @@ class Controller:
         for one in done:
             self._record(one)
         how: Literal["mode", "mean"] = self.settings.ensemble if choice.name == candidates.PLAIN else "mean"
-        return replace(self._finish(done, how), choice=choice)
+        return replace(self._finish(done, how), choice=choice, answers=answers)
 
     def _used(self, found: Mapping[str, Predictions], voters: Sequence[str]) -> Adoptions:
         """What the pool taught each fold of the voters: the soft targets of a student, the posteriors of the rest."""

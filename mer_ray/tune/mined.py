@@ -6,7 +6,7 @@ Shapes: F folds, N clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,7 @@ class Mined:
         folds: how the labelled clips were held out.
         how: how the votes of the last round kept were combined.
         choice: what the labelled clips chose by ``mining.strategy=auto``; else None.
+        answers: what each candidate says of every clip; empty without a choice.
     """
 
     rounds: tuple[Round, ...]
@@ -80,6 +81,7 @@ class Mined:
     folds: folding.Folds
     how: Literal["mode", "mean"]
     choice: Choice | None = None
+    answers: Mapping[str, Ensemble] = field(default_factory=dict)
 
     @property
     def last(self) -> Round:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -43,7 +45,7 @@ def test_every_column_is_measured_and_two_runs_say_the_same(tmp_path, ray_cluste
     assert draw.waf["all_labels"] > draw.waf["labelled_only"] > 0.6
     *_, figures = mining.measure([one], settings, Console(quiet=True))
     found = figures["sets"]["handwritten"]
-    assert found.keys() == COLUMNS | {"paired", "gain", "gap_closed", "standardised", "seconds"}
+    assert found.keys() == COLUMNS | {"paired", "gain", "gap_closed", "standardised", "chosen", "seconds"}
     assert found["paired"].keys() == COLUMNS
     differences = np.subtract(found["mined"]["values"], found["labelled_only"]["values"])
     assert found["paired"]["mined"]["mean"] == pytest.approx(differences.mean()) == found["gain"]["test"]
@@ -51,6 +53,54 @@ def test_every_column_is_measured_and_two_runs_say_the_same(tmp_path, ray_cluste
     assert found["mined"]["values"][0] == draw.waf["mined"]
     assert found["mined"]["mean"] == pytest.approx(np.mean(found["mined"]["values"]))
     assert found["standardised"] == ["fold", "fold"]
+    assert found["chosen"] == [None, None]
+
+
+def write_spoken(folder, num_speakers=12, each=24, num_classes=3):
+    """Voices of speakers of different levels, the last three of whom are heard in the test alone."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(num_speakers), each)
+    truth = np.arange(len(who)) % num_classes
+    levels, classes = 4 * rng.normal(size=(num_speakers, 8)), 0.8 * rng.normal(size=(num_classes, 8))
+    voice = levels[who] + classes[truth] + rng.normal(size=(len(who), 8))
+    split = np.where(who >= num_speakers - 3, "test", "train")
+    np.savez(folder / "spoken.npz", voice=voice, label=truth, who=who, split=split)
+    return real_sets.Form(file="spoken.npz", modalities={"voice": "audio"}, speaker="who")
+
+
+@pytest.mark.slow
+def test_where_mining_chooses_every_candidate_is_scored(tmp_path):
+    form = write_spoken(tmp_path)
+    settings = mining.Config(
+        data=str(tmp_path), sets={"spoken": form}, strategies=[], fraction=0.3,
+        fit=FitConfig(folds=3, epochs=30, hidden=16, learning_rate=1e-2, standardise="speaker"),
+        mining=MiningConfig(strategy="auto"),
+    )  # fmt: skip
+    draw = mining.draw(real_sets.read(tmp_path, "spoken", form), settings, seed=0)
+    scored = {name.removeprefix("candidate_") for name in draw.waf if name.startswith("candidate_")}
+    assert scored == {"round_0", "linear", "lda", "lda_em", "student", "mean"}
+    assert draw.waf["candidate_round_0"] == draw.waf["labelled_only"]
+    assert draw.waf[f"candidate_{draw.chosen}"] == draw.waf["mined"]
+    assert draw.waf["labelled_choice"] in {draw.waf[f"candidate_{name}"] for name in ("round_0", "linear", "lda")}
+    assert draw.waf["mined_inductive"] != draw.waf["mined"]
+    assert draw.standardised == "speaker"
+    assert draw.oof_gain is not None
+    one = settings.model_copy(update={"labels_per_class": 1})
+    assert mining.draw(real_sets.read(tmp_path, "spoken", form), one, seed=0).oof_gain is None
+
+
+def test_no_test_clip_has_a_say_in_how_the_others_are_standardised(tmp_path):
+    one = real_sets.read(tmp_path, "spoken", write_spoken(tmp_path))
+    values = one.features.features[0].values.copy()
+    last = np.flatnonzero(one.test)[1:]
+    values[last] += 50
+    feature = replace(one.features.features[0], values=values)
+    moved = replace(one, features=replace(one.features, features=(feature,)))
+    plain, other = (
+        mining.without_test(each, each.experiment(0.3, 0), 10.0).features.features[0].values for each in (one, moved)
+    )
+    np.testing.assert_array_equal(np.delete(plain, last, axis=0), np.delete(other, last, axis=0))
+    assert (plain[last] != other[last]).all()
 
 
 def test_the_references_are_taught_by_the_labels_kept_and_the_pool_alone():

@@ -14,7 +14,8 @@ from mer_ray.learners.spec import fusion_config, resolve
 KEYS = {
     "fit_seconds", "predict_seconds", "vote_seconds", "split_seconds", "write_seconds", "predict_matrix_rate_share",
     "matrix_flops_per_s", "peak_memory_bytes", "adopted", "clips", "ours_seconds", "ours_waf", "peer_seconds",
-    "peer_waf", "peer_best_epoch_waf",
+    "peer_waf", "peer_best_epoch_waf", "refit_seconds", "final_seconds", "lda_em_seconds", "lda_em_matrix_rate_share",
+    "lda_em_peak_memory_bytes", "put_bytes",
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_the_peer_learns_and_its_best_epoch_flatters_it():
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_small_round_is_measured(workers):
+def test_a_small_round_is_measured(workers, ray_cluster):
     settings = bench.Config(
         labelled=60, pools=[50, 120], audio=16, video=12, text=20, classes=3, workers=workers, peer_epochs=2,
         fit=FitConfig(folds=2, epochs=2, hidden=8),
@@ -63,4 +64,8 @@ def test_a_small_round_is_measured(workers):
         phases = sum(one[f"{phase}_seconds"] for phase in ("predict", "vote", "split", "write"))
         assert one["seconds"] == pytest.approx(phases)
     assert 0 <= figures["ours_waf"] <= 1
+    for name in ("refit_seconds", "final_seconds", "lda_em_seconds", "lda_em_matrix_rate_share"):
+        assert figures[name] > 0
+    features_bytes = 2 * (16 + 12 + 20) * (60 + 120)
+    assert features_bytes < figures["put_bytes"] < features_bytes + 2**18
     assert figures["peak_memory_bytes"] > 2**26

@@ -17,6 +17,7 @@ from killing import wait_for
 from mer_ray.config import WhyConfig
 from mer_ray.errors import MaterialiseError
 from mer_ray.pipelines import command
+from mer_ray.runtime import console
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -42,6 +43,17 @@ def test_an_id_is_text_even_where_yaml_reads_a_number(tmp_path, capsys, texts, t
     error = capsys.readouterr().err
     assert told in error
     assert ("valid string" in error) == (not texts)
+
+
+def test_what_a_job_needs_is_not_waited_for_in_silence(monkeypatch, capsys):
+    def slow(name):
+        time.sleep(0.7)
+        return SimpleNamespace(run=lambda settings, dry_run: 0)
+
+    monkeypatch.setattr(console, "_SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(command, "import_module", slow)
+    assert command.main(job="why", about="", model=WhyConfig, arguments=[]) == 0
+    assert capsys.readouterr().out.startswith("starting: (")
 
 
 def asked_to_stop(monkeypatch, act):

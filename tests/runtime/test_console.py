@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from mer_ray.runtime import console
-from mer_ray.runtime.console import step_line
+from mer_ray.runtime.console import step_line, waiting
 
 
 @pytest.fixture
@@ -43,3 +43,16 @@ def test_lines_are_few_where_nobody_watches(out, monkeypatch):
             line.update(done, 200)
             line.note("more")
     assert out.getvalue() == ""
+
+
+def test_what_tells_nothing_of_itself_is_said_to_go_on(out):
+    with waiting(Console(file=out), "starting"):
+        time.sleep(0.7)
+    assert out.getvalue().startswith("starting: (0 s so far)\n")
+
+
+def test_on_a_terminal_the_line_goes_with_what_it_tells_of(out):
+    with waiting(Console(file=out, force_terminal=True), "starting"):
+        time.sleep(0.3)
+    assert "starting" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[2K")

@@ -69,8 +69,9 @@ def test_what_a_store_cannot_hold_is_told(ray_cluster):
 def test_a_ray_that_is_held_up_is_started_again():
     done = subprocess.run([sys.executable, "-c", HELD_UP, "1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    held, works = done.stdout.split()
+    held, *told, works = done.stdout.splitlines()
     assert works == "works"
+    assert told[0].startswith("starting Ray: (2"), "half a minute is not waited in silence"
     assert not psutil.pid_exists(int(held))
 
 
@@ -79,4 +80,6 @@ def test_a_machine_that_is_too_busy_for_ray_is_told_of():
     done = subprocess.run([sys.executable, "-c", HELD_UP, "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "MerRayError: Ray did not start" in done.stderr
-    assert not any(psutil.pid_exists(int(held)) for held in done.stdout.split())
+    held = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
+    assert len(held) == 2
+    assert not any(psutil.pid_exists(one) for one in held)
