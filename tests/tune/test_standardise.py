@@ -12,6 +12,8 @@ from made_mining import artifacts, brief, mine, same
 from mer_ray.data.features import FeatureSet
 from mer_ray.learners.learner import Learner
 from mer_ray.learners.scaling import Scaling
+from mer_ray.rounds.guard import Comparison
+from mer_ray.tune.committee import Committee
 
 
 def speaking(one_emotion_each=False):
@@ -48,6 +50,22 @@ def test_features_are_standardised_by_speaker_where_that_wins_out_of_fold(tmp_pa
     files = {name: (learner / name).read_bytes() for name in ("model.safetensors", "config.json")}
     predicted = Learner.from_files(files).predict(scaled)
     assert predicted.to_bytes() == (learner / "predictions.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("known", "gain", "chosen"),
+    [
+        (True, 0.02, "speaker"), (True, -0.01, "fold"),
+        (False, 0.02, "fold"), (False, 0.2, "voices"),
+    ],
+)  # fmt: skip
+def test_known_speakers_need_not_be_better_by_more_than_the_noise(tmp_path, here, monkeypatch, known, gain, chosen):
+    monkeypatch.setattr(Committee, "compare", lambda *labels: Comparison(0.5 + gain, 0.5, 0.1))
+    experiment = speaking()
+    experiment = experiment if known else replace(experiment, speakers=(None,) * len(experiment.speakers))
+    settings = brief(made.settings(rounds=0), standardise="auto", epochs=1, folds=2)
+    done = mine(tmp_path, experiment, settings)
+    assert json.loads((done.rounds / "standardise/metrics.json").read_text())["chosen"] == chosen
 
 
 def test_features_stay_as_they_are_where_that_is_better(tmp_path, here):
