@@ -184,7 +184,7 @@ class ReportData:
         groups: clips and accuracy by speaker or another group (``explain.accuracy_by_group``).
         choice: of ``mining.strategy=auto``, which learns from probabilities; None by a strategy that adopts labels.
         reliability: of the ensemble on the labelled clips out of fold (``metrics.reliability``); ``ece`` is its
-            expected calibration error.
+            expected calibration error, ``test_ece`` that on test clips, and that before probabilities were tempered.
     """
 
     title: str
@@ -201,6 +201,7 @@ class ReportData:
     choice: ChoiceReport | None = None
     reliability: tuple[tuple[float, float, int], ...] = ()
     ece: float = 0.0
+    test_ece: tuple[float, float] | None = None
     ensemble: str = "mode"
     pool: Mapping[str, int] = field(default_factory=dict)
     labelled: Mapping[str, int] = field(default_factory=dict)

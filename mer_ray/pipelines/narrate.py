@@ -64,6 +64,7 @@ def gather(run: Run, explained: Explained, figures: Mapping[str, Any], journal: 
         choice=_choice(run),
         reliability=tuple(_reliability(run)),
         ece=figures["oof"]["ece"],
+        test_ece=(figures["test"]["ece"], figures["test"]["ece_raw"]) if run.scored_on == "test" else None,
         ensemble=run.mined.how,
         pool=_pool(run),
         labelled={name: int(number) for name, number in zip(run.names, _labelled(run), strict=True)},

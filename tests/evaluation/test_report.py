@@ -188,7 +188,8 @@ def choice(taken: str = "student", **told) -> ChoiceReport:
 def by_choice() -> Page:
     rounds = sample().rounds[:2]
     bins = ((0.4, 0.5, 8), (0.7, 0.6, 8), (0.95, 0.9, 8))
-    return Page(render(dataclasses.replace(sample(), choice=choice(), rounds=rounds, reliability=bins, ece=0.083)))
+    calibrated = {"reliability": bins, "ece": 0.083, "test_ece": (0.05, 0.12)}
+    return Page(render(dataclasses.replace(sample(), choice=choice(), rounds=rounds, **calibrated)))
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +344,7 @@ def test_how_sure_is_drawn_against_how_right(by_choice: Page, page: Page) -> Non
     (chart,) = [str(svg["aria-label"]) for svg in by_choice.all("svg") if "Share right" in str(svg["aria-label"])]
     assert "40 sure, 50 right, 8 clips; 70 sure, 60 right, 8 clips; 95 sure, 90 right, 8 clips" in chart
     assert "expected calibration error, is 8.3 points" in by_choice.text
+    assert "On test clips it is 5.0, and was 12.0 before the probabilities were tempered." in by_choice.text
     assert "Is it as sure" not in page.text
 
 
