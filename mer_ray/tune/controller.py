@@ -36,7 +36,7 @@ from mer_ray.rounds.state import Rounds, name_of, open_rounds
 from mer_ray.tune import candidates, identity, standardise
 from mer_ray.tune.candidates import AUTO
 from mer_ray.tune.committee import Committee, Votes
-from mer_ray.tune.mined import Mined, Round, num_clips
+from mer_ray.tune.mined import Mined, Round
 from mer_ray.tune.standardise import Way
 from mer_ray.tune.trials import FitContext, Trial, run
 
@@ -364,17 +364,7 @@ class Controller:
         names = experiment.class_names
         self.rounds.write_votes(one.number, ids, names, votes)
         self.rounds.write_selected(one.number, one.selected, experiment.features.clip_ids, names, list(self.learners))
-        figures = {
-            "round": one.number,
-            "oof_waf": one.oof_waf,
-            "learners": dict(one.learner_waf),
-            "temperatures": {name: list(by_model) for name, by_model in one.temperatures.items()},
-            "selected": num_clips(one.selected),
-            "selected_by_fold": one.selected.num_clips_by_fold(self.committee.num_models),
-            "trained_on": num_clips(one.trained_on),
-            "kept": one.kept,
-            "reason": one.reason,
-        }
+        figures = one.figures(self.committee.num_models)
         self.rounds.write_metrics(one.number, figures)
         self.on_event("round_done", **{key: figures[key] for key in ("round", "oof_waf", "selected", "kept", "reason")})
 

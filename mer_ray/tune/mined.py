@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,20 @@ class Round:
     selected: Adoptions
     kept: bool
     reason: str
+
+    def figures(self, num_models: int) -> dict[str, Any]:
+        """``metrics.json`` of the round, where a learner has so many models."""
+        return {
+            "round": self.number,
+            "oof_waf": self.oof_waf,
+            "learners": dict(self.learner_waf),
+            "temperatures": {name: list(by_model) for name, by_model in self.temperatures.items()},
+            "selected": num_clips(self.selected),
+            "selected_by_fold": self.selected.num_clips_by_fold(num_models),
+            "trained_on": num_clips(self.trained_on),
+            "kept": self.kept,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
