@@ -21,7 +21,7 @@ from mer_ray.learners.folds import Folds
 def measure(
     features: FeatureSet, labels: NDArray[np.int64], folds: Folds, num_classes: int, flops_per_s: float
 ) -> dict[str, Any]:
-    """Fit the classifier of all folds on labelled clips and a pool.
+    """Fit the classifier on labelled clips and a pool: a model of each fold, and the last, that holds nothing out.
 
     Args:
         features: of all clips, each with every feature; memory-mapped and not read yet.
@@ -31,7 +31,7 @@ def measure(
         flops_per_s: what the machine does on a large matrix product.
     """
     dims = tuple(feature.values.shape[1] for feature in features.features)
-    config = lda_em.Config(dims=dims, num_classes=num_classes, num_folds=folds.num_folds)
+    config = lda_em.Config(dims=dims, num_classes=num_classes, num_folds=folds.num_folds + 1)
     pool = np.arange(len(labels), len(features.clip_ids))
     held_bytes = sum(feature.values.nbytes for feature in features.features)
     before = Memory()
@@ -48,7 +48,7 @@ def measure(
 
 
 def flops(config: lda_em.Config, num_clips: int) -> float:
-    """Operations of the second moments and of the solves: of a fold one a step, and in the end of every pattern.
+    """Operations of the second moments and of the solves: of a model one a step, and in the end of every pattern.
 
     >>> flops(lda_em.Config(dims=(2, 1), num_classes=2, num_folds=1, steps=2), 100)
     1830.0
@@ -59,9 +59,9 @@ def flops(config: lda_em.Config, num_clips: int) -> float:
 
 
 def _rows(labels: NDArray[np.int64], folds: Folds, num_classes: int, pool: NDArray[np.int64]) -> list[base.Rows]:
-    """What each fold learns from."""
+    """What each model learns from."""
     eye, found = np.eye(num_classes, dtype=np.float32), []
-    for fold in range(folds.num_folds):
+    for fold in range(folds.num_folds + 1):
         clip = np.flatnonzero(folds.held_out != fold)
         found.append(base.Rows(clip, eye[labels[clip]], np.ones(len(clip), np.float32), pool))
     return found

@@ -1,8 +1,8 @@
 """A full round of mining at MER2024's size, and one learner's fit beside the baseline toolbox's protocol.
 
-Four learners of five folds are fitted on synthetic labelled clips, predict the whole pool, vote, and the clips adopted
-are divided and written. One process per core, of one thread, as the learners of a run are; the features are
-memory-mapped, so that the processes share them.
+Four learners of five folds, each with one more model that holds nothing out, are fitted on synthetic labelled clips,
+predict the whole pool, vote, and the clips adopted are divided and written. One process per core, of one thread, as the
+learners of a run are; the features are memory-mapped, so that the processes share them.
 
 JSON: ``fit_seconds`` and ``predict_seconds``, wall-clock of the phase, all learners together; ``vote_seconds`` of
 averaging the votes, ``split_seconds`` of selecting and dividing the clips, ``write_seconds`` of votes, selection and
@@ -15,7 +15,7 @@ each; ``adopted``, clips. The figures outside ``clips`` are of the largest pool.
 What follows on it: ``refit_seconds``, all learners fitted anew on the labels and what they adopted, a fit bounded by
 ``fit.most_steps``; ``final_seconds``, their predictions of all clips, the final ensemble, and ``predictions.parquet``.
 
-What ``mining.strategy=auto`` fits in their stead, ``lda_em`` on all features, its folds together on all cores:
+What ``mining.strategy=auto`` fits in their stead, ``lda_em`` on all features, its models together on all cores:
 ``lda_em_seconds``; ``lda_em_matrix_rate_share``, of its 2 N D^2 operations and those of its solves, as above (a product
 with itself is symmetric, and half of it need not be done, so that the share may exceed 1);
 ``lda_em_peak_memory_bytes``, over the features and what the process held before. ``put_bytes``: what the features take
@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -115,6 +115,11 @@ class Round:
         """All that there are: the labelled ones and the largest pool."""
         return self.settings.labelled + max(self.settings.pools)
 
+    @property
+    def num_models(self) -> int:
+        """Of a learner: one for each fold, and by ``fit.final=all`` one that holds nothing out."""
+        return self.folds.num_folds + (self.settings.fit.final == "all")
+
     def held_out(self, num_clips: int) -> NDArray[np.int64]:
         """The fold that holds each of the first clips out, -1 of the pool's, (N,)."""
         held_out = np.full(num_clips, -1, dtype=np.int64)
@@ -126,16 +131,17 @@ class Round:
         return planted.read(self.folder, _MODALITIES, slice(first, end))
 
     def fit(self, learner: int, adopted: Adoptions | None = None) -> dict[str, bytes]:
-        """A learner over its folds, on the labelled clips and those that it has adopted; its files."""
+        """The models of a learner, on the labelled clips and those that it has adopted; its files."""
         torch.set_num_threads(1)
         settings = self.settings
         adopted = adopted or Adoptions.none(settings.classes)
         training = []
-        for fold in range(self.folds.num_folds):
+        for fold in range(self.num_models):
             clip, own = np.flatnonzero(self.folds.held_out != fold), adopted.of(fold, learner)
             training.append(TrainingRows(clip, self.labels[clip], own.clip, own.target, own.weight))
-        given, config = self.features(0, self.num_clips), self.learners[learner]
-        return fit_learner(given, training, config, settings.fit, self.class_names, settings.seed).to_files()
+        given, config, final = self.features(0, self.num_clips), self.learners[learner], settings.fit.final
+        names, seed = self.class_names, settings.seed
+        return fit_learner(given, training, config, settings.fit, names, seed, final=final).to_files()
 
     def predict(self, files: dict[str, bytes], first: int, end: int) -> Predictions:
         """What a learner says of clips first..end-1."""
@@ -226,7 +232,9 @@ def put_bytes(one: Round) -> int:
 
 
 def beside_the_peer(one: Round) -> dict[str, Any]:
-    """The first learner, which has all features, our way and the toolbox's."""
+    """The first learner, which has all features, our way and the toolbox's, each with a model for each fold alone."""
+    folds = one.settings.fit.model_copy(update={"final": "folds"})
+    one = replace(one, settings=one.settings.model_copy(update={"fit": folds}))
     learner, labelled = one.learners[0], one.features(0, one.settings.labelled)
     fitted: dict[str, bytes] = {}
     threads = torch.get_num_threads()
@@ -315,6 +323,7 @@ def _predict(one: Round, executor: Executor, files: Sequence[dict[str, bytes]], 
         Predictions(
             np.concatenate([part.result().probabilities_FNC for part in learner], axis=1),
             np.concatenate([part.result().weights_FNM for part in learner], axis=1),
+            final=one.settings.fit.final,
         )
         for learner in parts
     ]
@@ -323,10 +332,10 @@ def _predict(one: Round, executor: Executor, files: Sequence[dict[str, bytes]], 
 def _adopt(one: Round, predictions: Sequence[Predictions], held_out: NDArray[np.int64]) -> Adoptions:
     """By the vote of 3 of 4, an even share to each learner (P1 section 2.5)."""
     votes_KFNC = np.stack([prediction.probabilities_FNC for prediction in predictions])
-    contexts = [Context.even(one.settings.classes)] * one.folds.num_folds
+    contexts = [Context.even(one.settings.classes)] * one.num_models
     strategy = registry.build("mining", "vote", {})
     none = Adoptions.none(one.settings.classes)
-    pool_FN = np.tile(held_out < 0, (one.folds.num_folds, 1))
+    pool_FN = np.tile(held_out < 0, (one.num_models, 1))
     return adopt(strategy, votes_KFNC, pool_FN, none, contexts, seed=one.settings.seed)
 
 

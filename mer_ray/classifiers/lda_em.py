@@ -255,7 +255,7 @@ class Tile(NamedTuple):
 
 
 class Moments:
-    """Second moments of weighted clips, summed once for all folds: upper triangles, float32 (D, D).
+    """Second moments of weighted clips, summed once for all folds: upper triangles, float32 (D, D), see ``_triangles``.
 
     ``whole`` is of each clip by the weight that most folds give it, ``lacking`` by what a fold's weight is less; a
     fold's correlations are put together in ``space``, one after the other.
@@ -270,7 +270,8 @@ class Moments:
         self.features, self.inputs, self.num_folds = features, inputs, num_folds
         self.widths = tuple(one.width for one in inputs)
         width = sum(self.widths)
-        self.whole = torch.zeros(width, width, device=base.device())
+        self.empty = _triangles(width)
+        self.whole = next(self.empty)
         self.lacking: dict[int, Tensor] = {}
         self.space = torch.empty(width**2, device=base.device())
 
@@ -281,7 +282,7 @@ class Moments:
         for fold, less_N in enumerate(usual_N - weight_FN):
             if len(touched := np.flatnonzero(less_N)):
                 if fold not in self.lacking:
-                    self.lacking[fold] = torch.zeros_like(self.whole)
+                    self.lacking[fold] = next(self.empty)
                 self._add(self.lacking[fold], rows[touched], less_N[touched])
 
     def blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[base.Pattern, NDArray[np.int64], Tensor]]:
@@ -354,6 +355,17 @@ def add_products(matrix: Tensor, x_BD: Tensor, weight_B: NDArray[np.float32], ti
     for number, a in enumerate(tiles):
         for b in tiles[number:]:
             matrix[a.at, b.at].addmm_(weighted_BD[:, a.to].T, x_BD[:, b.to])
+
+
+def _triangles(width: int) -> Iterator[Tensor]:
+    """Matrices of zeros, float32 (D, D), for tiles on and above the diagonal alone: two lie in the memory of one.
+
+    The second is the transpose of what lies below the first, which stands a tile to the right of it.
+    """
+    while True:
+        both = torch.zeros(width, width + _TILE, device=base.device())
+        yield both[:, _TILE:]
+        yield both[:, :width].T
 
 
 def _products(matrix: Tensor, a: Tile, b: Tile) -> Tensor:

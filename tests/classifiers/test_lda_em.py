@@ -89,7 +89,9 @@ def plain_step(everything, everywhere, x, here, r, shrink, seen):
 @pytest.mark.parametrize("share", [1.0, 0.7])
 @pytest.mark.parametrize("steps", [0, 4])
 @pytest.mark.parametrize("dims", [(7, 5), (4, 3, 3, 2, 2)], ids=["solved at once", "solved when met"])
-def test_it_equals_a_pass_per_step_fold_by_fold(share, steps, dims):
+@pytest.mark.parametrize("tile", [3, 1024])
+def test_it_equals_a_pass_per_step_fold_by_fold(share, steps, dims, tile, monkeypatch):
+    monkeypatch.setattr(lda_em, "_TILE", tile)
     features, labels = made(share=share, dims=dims)
     folds = cut(labels)
     found, _ = fit(features, folds, steps=steps).predict(features)
