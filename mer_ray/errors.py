@@ -1,8 +1,24 @@
-"""One tree of exceptions. Every message says what is wrong, where, and what to do."""
+"""One tree of exceptions, and whom each blames. Every message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
+import errno
+import re
 from enum import StrEnum
+from http import HTTPStatus
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+_MACHINE_ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENXIO", "ENODEV", "EREMOTEIO", "EUCLEAN"),
+        *("EMFILE", "ENFILE", "EAGAIN", "EBUSY", "ENOLCK", "ENOBUFS", "EACCES", "EPERM"),
+        *("ETIMEDOUT", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+    )
+    if hasattr(errno, name)
+)
+_BROKEN_DEVICE = re.compile(r"\b(CUDA|HIP)( driver)? error|\b(cuDNN|cuBLAS|cuFFT|NCCL)(_STATUS| error)", re.IGNORECASE)
 
 
 class MerRayError(Exception):
@@ -41,7 +57,15 @@ class ShapeError(MerRayError, ValueError):
     """Arrays of a shape or type that the called function does not take."""
 
 
-class StorageError(MerRayError):
+class MachineFault(MerRayError):
+    """The machine failed, through no fault of a clip: no row is written, and the work is done again elsewhere."""
+
+
+class NoMemoryFault(MachineFault):
+    """A process has no memory left. A batch may be too large for it; of a clip alone see ``runtime.worker``."""
+
+
+class StorageError(MachineFault):
     """A disk or bucket refused a read or a write after retries; the run can be continued once it is well."""
 
 
@@ -93,3 +117,50 @@ class ClipError(MerRayError):
     def __reduce__(self) -> tuple[type[ClipError], tuple[Reason, str]]:
         """Pickle by reason and detail: the message alone would not rebuild the exception."""
         return type(self), (self.reason, self.detail)
+
+
+def machine_fault(error: BaseException) -> MachineFault | None:
+    """What ``error`` tells of the machine; None where it, and all that it was raised from, may be the input's fault.
+
+    The machine's are: a disk that is full or broken, too many open files, no memory, a refusal or a failure of S3, a
+    network that is gone, a GPU whose context is dead. A GPU on which a batch finds no room is not broken.
+
+    >>> machine_fault(OSError(errno.EMFILE, "Too many open files"))
+    MachineFault('[Errno 24] Too many open files')
+    >>> machine_fault(ValueError("no video"))
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ClipError):
+            return None
+        if isinstance(link, MachineFault):
+            return link
+        if isinstance(link, BotoCoreError) or (isinstance(link, ClientError) and _refused_or_failed(link)):
+            return StorageError(f"{type(link).__name__}: {link}")
+        if isinstance(link, MemoryError) or getattr(link, "errno", None) == errno.ENOMEM:
+            return NoMemoryFault(str(link) or "out of memory")
+        if _is_of_the_system(link) or _is_of_the_device(link):
+            return MachineFault(str(link) or type(link).__name__)
+        link = link.__cause__
+    return None
+
+
+def _refused_or_failed(error: ClientError) -> bool:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status == HTTPStatus.FORBIDDEN or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _is_of_the_system(error: BaseException) -> bool:
+    """``PermissionError`` and the like may come without a number, from s3fs."""
+    if isinstance(error, PermissionError | ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS
+
+
+def _is_of_the_device(error: BaseException) -> bool:
+    """PyTorch has no class of its own for it in every version; ``OutOfMemoryError`` is one of ``RuntimeError`` too."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return False
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and _BROKEN_DEVICE.search(str(error)) is not None
+    )

@@ -1,5 +1,6 @@
 """Stages for tests of the runtime: they fail in every way that a model or a library can."""
 
+import errno
 import os
 import signal
 import time
@@ -16,7 +17,8 @@ class LengthStage(Stage):
 
     ``raise`` raises, ``die`` kills the process, ``die once`` does so the first time (a file in ``marks`` remembers),
     ``await kill`` gives its process id in ``marks`` and hangs the first time, ``hang`` never returns, ``memory`` runs
-    out of memory, ``bad`` is a per-clip error.
+    out of memory, ``bad`` is a per-clip error. ``full`` meets a full disk, ``full once`` the first time alone, and
+    ``sticky`` breaks the device the first time, after which nothing works in its process.
     """
 
     name = "length"
@@ -25,6 +27,8 @@ class LengthStage(Stage):
 
     def __init__(self, marks: Path, batch_size: int = 4, clip_seconds: float = 30.0) -> None:
         self.marks = marks
+        self.is_broken = False
+        self.full_is_over = False
         self.resources = Resources(batch_size=batch_size, clip_seconds=clip_seconds, max_actors=2)
 
     @property
@@ -41,15 +45,7 @@ class LengthStage(Stage):
     def _row(self, clip_id: str, text: str) -> dict[str, object]:
         with (self.marks / f"{clip_id}.tries").open("a") as file:
             file.write("x")
-        once = self.marks / f"{clip_id}.died"
-        if text == "die" or (text == "die once" and not once.exists()):
-            once.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        waiting = self.marks / f"{clip_id}.pid"
-        if text == "await kill" and not waiting.exists():
-            waiting.with_suffix(".part").write_text(str(os.getpid()))
-            waiting.with_suffix(".part").rename(waiting)
-            time.sleep(3600)
+        self._break_down(clip_id, text)
         if text == "raise":
             raise RuntimeError("the model fell over")
         if text == "memory":
@@ -61,6 +57,26 @@ class LengthStage(Stage):
         if text.startswith("sleep"):
             time.sleep(float(text.split()[1]))
         return {"clip_id": clip_id, "present": True, "letters": len(text)}
+
+    def _break_down(self, clip_id: str, text: str) -> None:
+        """What befalls the process or the machine."""
+        once = self.marks / f"{clip_id}.died"
+        if text == "die" or (text == "die once" and not once.exists()):
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        waiting = self.marks / f"{clip_id}.pid"
+        if text == "await kill" and not waiting.exists():
+            waiting.with_suffix(".part").write_text(str(os.getpid()))
+            waiting.with_suffix(".part").rename(waiting)
+            time.sleep(3600)
+        if (text == "full" and not self.full_is_over) or (text == "full once" and not once.exists()):
+            once.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if text == "sticky" and not once.exists():
+            once.touch()
+            self.is_broken = True
+        if self.is_broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 class DoubleStage(Stage):

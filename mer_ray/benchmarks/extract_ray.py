@@ -31,7 +31,7 @@ from mer_ray.stages.encode import EncodeStage
 from mer_ray.types import Clip
 
 _LIMIT_SECONDS = 3600.0
-_RUNTIME = RuntimeConfig(stall_seconds=7200.0)
+_RUNTIME = RuntimeConfig()
 
 
 class TimedStage(Stage):

@@ -344,8 +344,15 @@ class RuntimeConfig(Section):
         None, ge=80 * 2**20, description="object store of an embedded Ray; default 400 MiB and what learning puts in it"
     )
     max_attempts: int = Field(2, ge=1, description="times a batch may kill its worker before it is halved")
+    max_machine_faults: int = Field(
+        3, ge=0, description="times a batch is made again elsewhere when the machine failed it, not a clip"
+    )
     clip_seconds: float = Field(60.0, gt=0, description="time limit per clip in a step")
-    stall_seconds: float = Field(900.0, gt=0, description="a step with no progress for this long fails")
+    stall_seconds: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="a step with no progress for this long is begun anew, once, then fails; auto: more than its "
+        "longest batch may take",
+    )
 
 
 class ExportConfig(Section):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mer_ray.data.storage import Store
+from mer_ray.errors import machine_fault
 from mer_ray.types import Clip
 
 MISSING = "missing"
@@ -44,7 +45,7 @@ def locate(media_root: str, uris: Iterable[str]) -> dict[str, Place]:
         uris: as the manifest writes them.
 
     Raises:
-        StorageError: S3 cannot be listed.
+        MachineFault: a disk or S3 cannot be listed.
     """
     wanted = dict.fromkeys(uris)
     if "://" in media_root:
@@ -62,7 +63,7 @@ def identify(addresses: Iterable[str]) -> dict[str, str]:
     """What changes when a file's content changes: size and mtime, or size and etag in S3; ``missing`` without a file.
 
     Raises:
-        StorageError: S3 cannot be listed.
+        MachineFault: a disk or S3 cannot be asked.
     """
     wanted = dict.fromkeys(addresses)
     remote = _list_remote([address for address in wanted if "://" in address])
@@ -81,6 +82,8 @@ def _identify_local(path: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return MISSING
     except OSError as error:
+        if fault := machine_fault(error):
+            raise fault from error
         return f"errno-{error.errno}"
     return f"{status.st_size}-{status.st_mtime_ns}"
 
@@ -194,6 +197,8 @@ def _list_folder(path: str) -> _Folder:
     except (FileNotFoundError, NotADirectoryError):
         return _Folder(path)
     except OSError as error:
+        if fault := machine_fault(error):
+            raise fault from error
         return _Folder(path, refused=f"lies in a folder that cannot be listed ({error.strerror}: {path})")
     return _Folder(path, kinds)
 

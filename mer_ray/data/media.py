@@ -5,8 +5,10 @@ Shapes: S samples, F frames.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -26,12 +28,14 @@ from mer_ray.config import MediaConfig
 from mer_ray.data.containers import Limits, Probe
 from mer_ray.data.sandbox import receive, send
 from mer_ray.data.storage import Store
-from mer_ray.errors import ClipError, Reason, StorageError
+from mer_ray.errors import ClipError, MachineFault, Reason, machine_fault
 from mer_ray.types import SAMPLE_RATE_HZ
 
 _JPEG_QUALITY = 92
 _START_SECONDS = 120.0  # to start the child on a machine that is busy
-_CRASHES = 2  # a child may also be killed for its neighbours' sins, so the clip is tried once more
+_TRIES = 2  # a child may also be slow or die for its neighbours' sins, so the clip is tried once more
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else: no decoder ends so by itself
+_EXIT_SECONDS = 5.0
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")  # no credentials reach the child
 
 
@@ -50,7 +54,8 @@ class Decoder:
 
     Raises (``probe``, ``audio``, ``frames``):
         ClipError: the clip cannot be decoded; ``errors.Reason`` from ``missing_file`` to ``not_finite``.
-        StorageError: the bucket cannot be read; the clip is not to blame.
+        MachineFault: the clip is not to blame: the bucket or disk cannot be read, or the child does not start or was
+            killed by somebody else.
     """
 
     def __init__(self, media: MediaConfig) -> None:
@@ -98,13 +103,15 @@ class Decoder:
         limits = Limits(self.media.max_seconds, self.media.max_pixels, self.media.max_frames_per_second)
         with self._lock, local_copy(uri, self.media.max_bytes) as path:
             full = {**request, "path": path, "limits": asdict(limits), "seconds": self.media.decode_seconds}
-            for attempt in range(_CRASHES):
+            for attempt in range(1, _TRIES + 1):
                 try:
                     message, arrays = self._exchange(full)
                     break
-                except ClipError as error:
-                    if error.reason is not Reason.CRASHED or attempt + 1 == _CRASHES:
+                except (ClipError, MachineFault):
+                    if attempt == _TRIES:
                         raise
+        if "fault" in message:
+            raise MachineFault(f"{uri}: {message['fault']}")
         if "error" in message:
             reason, detail = message["error"]
             raise ClipError(Reason(reason), detail)
@@ -122,8 +129,11 @@ class Decoder:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "mer_ray.data.sandbox", str(self.media.decode_memory_bytes)]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self._timed(self._child, None, _START_SECONDS)
+        try:
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            self._timed(self._child, None, _START_SECONDS)
+        except (OSError, ClipError) as error:
+            raise MachineFault(f"the decoder's process does not start: {error}") from error
         return self._child
 
     def _timed(
@@ -144,10 +154,15 @@ class Decoder:
                 send(child.stdin, request, [])
             return receive(child.stdout, self.media.decode_memory_bytes)
         except (OSError, EOFError, ValueError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_EXIT_SECONDS)
+            code = child.returncode
             self.close()
             if late.is_set():
                 raise ClipError(Reason.TIMEOUT, f"decoding took more than {seconds:g} s") from error
-            raise ClipError(Reason.CRASHED, f"the decoder's process died ({child.returncode}): {error}") from error
+            if code in _KILLED:
+                raise MachineFault(f"the decoder's process was killed from outside (signal {-code})") from error
+            raise ClipError(Reason.CRASHED, f"the decoder's process died ({code}): {error}") from error
         finally:
             timer.cancel()
 
@@ -158,7 +173,7 @@ def local_copy(uri: str, max_bytes: int) -> Iterator[str]:
 
     Raises:
         ClipError: ``missing_file``, ``empty_file``, ``too_large``, ``unreadable``, ``forbidden_format`` (not plain).
-        StorageError: the bucket cannot be read.
+        MachineFault: the disk or bucket cannot be read, or there is no room for the copy.
     """
     scheme, separator, _ = uri.partition("://")
     if not separator:
@@ -169,17 +184,13 @@ def local_copy(uri: str, max_bytes: int) -> Iterator[str]:
         raise ClipError(Reason.FORBIDDEN_FORMAT, f"{uri}: only local paths and s3:// are read")
     folder, _, name = uri.rpartition("/")
     store = Store(folder)
-    try:
-        _check_size(uri, store.filesystem.size(store.path(name)), max_bytes)
-        data = store.read(name)
-    except FileNotFoundError as error:
-        raise ClipError(Reason.MISSING_FILE, f"{uri} does not exist") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {uri}: {error}") from error
-    with tempfile.NamedTemporaryFile(prefix="mer_ray-") as file:
-        file.write(data)
-        file.flush()
-        yield file.name
+    with _room(uri) as path:
+        try:
+            _check_size(uri, store.size(name), max_bytes)
+            store.download(name, path)
+        except FileNotFoundError as error:
+            raise ClipError(Reason.MISSING_FILE, f"{uri} does not exist") from error
+        yield path
 
 
 def encode_flac(samples: NDArray[np.float32]) -> bytes:
@@ -220,12 +231,25 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     return np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8, copy=False)
 
 
+@contextmanager
+def _room(uri: str) -> Iterator[str]:
+    """The path of an empty temporary file."""
+    try:
+        file = tempfile.NamedTemporaryFile(prefix="mer_ray-")  # noqa: SIM115 - only its making may fail so
+    except OSError as error:
+        raise MachineFault(f"no temporary file for {uri} in {tempfile.gettempdir()}: {error}") from error
+    with file:
+        yield file.name
+
+
 def _local_size(path: str) -> int:
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ClipError(Reason.MISSING_FILE, f"{path} does not exist") from error
     except (OSError, ValueError) as error:
+        if fault := machine_fault(error):
+            raise fault from error
         raise ClipError(Reason.UNREADABLE, f"{path}: {error}") from error
     if not stat.S_ISREG(status.st_mode):
         raise ClipError(Reason.FORBIDDEN_FORMAT, f"{path} is no plain file")

@@ -30,7 +30,7 @@ from mer_ray.data.features import Feature
 from mer_ray.data.files import identify
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
-from mer_ray.errors import ClipError, ConfigError, FeatureFileError, Reason
+from mer_ray.errors import ClipError, ConfigError, FeatureFileError, Reason, machine_fault
 from mer_ray.registry import nearest
 from mer_ray.types import Modality
 
@@ -127,6 +127,8 @@ def load(ready: ReadyFeature, clip_ids: Sequence[str], room: Room | None = None)
         else:
             _read_folder(ready.path, rows)
     except (pa.ArrowException, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+        if fault := machine_fault(error):
+            raise fault from error
         raise rows.fault(f"is truncated or is not of its form ({error}); write it again") from error
     return rows.finish()
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.data.containers import Limits, decode_audio, decode_frames, opened
-from mer_ray.errors import ClipError, Reason
+from mer_ray.errors import ClipError, NoMemoryFault, Reason, machine_fault
 
 _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE_BYTES = 2**20
@@ -76,10 +76,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             message: dict[str, Any] = {"value": value}
         except ClipError as error:
             message, arrays = {"error": [error.reason, error.detail]}, []
-        except MemoryError:
-            message, arrays = {"error": [Reason.OUT_OF_MEMORY, "decoding takes more than decode_memory_bytes"]}, []
-        except (OSError, ValueError, av.FFmpegError) as error:
-            message, arrays = {"error": [Reason.UNREADABLE, str(error)]}, []
+        except (MemoryError, OSError, ValueError, av.FFmpegError) as error:
+            message, arrays = _why_not(error), []
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(answers, message, arrays)
 
@@ -106,6 +104,14 @@ def _answer(request: dict[str, Any]) -> Answer:
             return (None, []) if samples is None else ({}, [samples])
         found = decode_frames(container, limits, request["fps"], request["max_frames"])
         return (None, []) if found is None else ({}, list(found))
+
+
+def _why_not(error: Exception) -> dict[str, Any]:
+    """Whom an error blames. FFmpeg's own numbers are those of the system, and tell of the file."""
+    fault = None if isinstance(error, av.FFmpegError) else machine_fault(error)
+    if isinstance(fault, NoMemoryFault):
+        return {"error": [Reason.OUT_OF_MEMORY, "decoding takes more than decode_memory_bytes"]}
+    return {"error": [Reason.UNREADABLE, str(error)]} if fault is None else {"fault": str(fault)}
 
 
 def _exactly(pipe: IO[bytes], num_bytes: int) -> bytes:

@@ -113,8 +113,23 @@ class Store:
         """
         if self.is_local:
             return cast(BinaryIO, open(self.path(name), "rb", buffering=0))
-        size = self._retry("read", name, lambda: int(self.filesystem.info(self.path(name))["size"]))
-        return cast(BinaryIO, _Object(self, name, size))
+        return cast(BinaryIO, _Object(self, name, self.size(name)))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self._retry("read", name, lambda: int(self.filesystem.info(self.path(name))["size"]))
+
+    def download(self, name: str, path: str) -> None:
+        """Copy a file to a local path, piece by piece.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        self._retry("read", name, lambda: self.filesystem.get_file(self.path(name), path))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """The bytes of a file from ``start`` up to ``end``.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from mer_ray import __version__, config
 from mer_ray.data.storage import Store
-from mer_ray.errors import CorruptPartError
+from mer_ray.errors import CorruptPartError, machine_fault
 
 KEY_FIELD = pa.field("key", pa.string(), nullable=False)
 _ROW_GROUP_BYTES = 4 * 2**20
@@ -176,6 +176,8 @@ class Table:
                         file.read_row_group(group)
                 return file.read(names)
         except (pa.ArrowException, OSError, ValueError) as error:
+            if fault := machine_fault(error):
+                raise fault from error
             return CorruptPartError(f"{self.store.path(part)} is truncated or altered: {error}")
 
     def _read_rows(self, part: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
@@ -195,6 +197,8 @@ class Table:
                 ]
                 return file.read_row_groups(groups, columns=list(columns)).take(local)
         except (pa.ArrowException, OSError, ValueError) as error:
+            if fault := machine_fault(error):
+                raise fault from error
             self.discard(part)
             raise CorruptPartError(
                 f"{self.store.path(part)} is truncated or altered ({error}); it was moved to _corrupt/, "

@@ -102,6 +102,7 @@ def plan(
         ConfigError, PluginError: an encoder or its options are wrong, or its weights are missing.
     """
     stages = _stages(settings, noise) if reads is None else _before(settings, reads, noise)
+    _check_stall(settings.runtime, stages)
     _refuse(_faults(stages))
     return _steps(stages, clips, tables)
 
@@ -255,6 +256,17 @@ def quarantine_table(rows: Iterable[Quarantined]) -> pa.Table:
     schema = pa.schema([(name, pa.string()) for name in ("clip_id", "step", "error", "detail")])
     ordered = sorted(rows, key=lambda row: (row.clip_id, row.step))
     return pa.Table.from_pylist([vars(row) for row in ordered], schema=schema)
+
+
+def _check_stall(runtime: config.RuntimeConfig, stages: Iterable[Stage]) -> None:
+    for stage in stages:
+        own = stage.resources
+        if runtime.stall_seconds != "auto" and runtime.stall_seconds <= own.batch_seconds:
+            raise ConfigError(
+                f"runtime.stall_seconds={runtime.stall_seconds:g}: a batch of step {stage.name} may take "
+                f"{own.batch_seconds:g} s ({own.batch_size} clips of {own.clip_seconds:g} s, runtime.clip_seconds); "
+                "set it to auto, or to more than that"
+            )
 
 
 def _check_name(name: str) -> None:

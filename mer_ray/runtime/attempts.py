@@ -2,28 +2,36 @@
 
 A batch that is begun leaves a record until its part is committed. A batch whose records pile up has killed its
 workers: it is halved, and a single clip that goes on killing is quarantined. Records of an earlier session are mostly
-batches that were in flight when the driver was killed, through no fault of theirs; the first few are forgiven.
+batches that were in flight when the driver was killed, through no fault of theirs; the first few are forgiven. So is a
+death on a node that is gone: it took its workers with it.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from mer_ray.data.storage import Store
+from mer_ray.errors import Reason
 
 _FOLDER = "_attempts"
+_LOADING = "_loading"
+_LONGEST_LOAD_SECONDS = 3600.0
 _HALVED = "halved"
 _FORGIVEN_SESSIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Deaths:
-    """How often a batch was begun and not finished, and whether the last time ran into its time limit."""
+    """How often a batch was begun and not finished, and what the last of these says of a clip alone in it."""
 
     count: int
-    timed_out: bool
+    reason: Reason
 
 
 class Attempts:
@@ -38,15 +46,39 @@ class Attempts:
         self.store = store
         self.session = session
 
-    def begin(self, batch: str, limit_seconds: float) -> None:
-        """Record that ``batch`` is begun and may take ``limit_seconds``; durable when this returns."""
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Record, for the block, that a worker loads its models."""
+        record = f"{_LOADING}/{self.session}.{uuid.uuid4().hex[:8]}"
+        self.store.write(record, f"{time.time()}".encode())
+        try:
+            yield
+        finally:
+            self.store.remove(record)
+
+    def is_loading(self) -> bool:
+        """Whether some worker of this session loads its models, and has not for longer than anything takes to load."""
+        since = time.time() - _LONGEST_LOAD_SECONDS
+        own = [name for name in self.store.files(_LOADING) if name.startswith(f"{self.session}.")]
+        return any(float(self.store.read(f"{_LOADING}/{name}")) > since for name in own)
+
+    def begin(self, batch: str, limit_seconds: float, node: str = "") -> str:
+        """Record that ``batch`` is begun and may take ``limit_seconds``; durable when this returns its name."""
         record = f"{self.session}.{uuid.uuid4().hex[:8]}"
-        deadline = time.time() + limit_seconds
-        self.store.write(f"{_FOLDER}/{batch}/{record}", f"{deadline}".encode())
+        self._write(batch, record, {"node": node, "deadline": time.time() + limit_seconds})
+        return record
+
+    def no_memory(self, batch: str, record: str, node: str = "") -> None:
+        """Let the record of a batch that is begun tell that it ran out of memory, and stay."""
+        self._write(batch, record, {"node": node, "no_memory": True})
 
     def end(self, batch: str) -> None:
         """Forget the attempts at ``batch``: it is committed, or failed in a way that needs no record."""
         self.store.remove(f"{_FOLDER}/{batch}")
+
+    def forget(self, batch: str, record: str) -> None:
+        """Forget one attempt at ``batch``, for which it is not to blame; earlier ones still count."""
+        self.store.remove(f"{_FOLDER}/{batch}/{record}")
 
     def halve(self, batch: str) -> None:
         """Record that ``batch`` is done in halves from here on; this record stays, so that it is never done whole."""
@@ -56,13 +88,27 @@ class Attempts:
         """Whether ``batch`` is done in halves."""
         return self.store.exists(f"{_FOLDER}/{batch}/{_HALVED}")
 
-    def deaths(self, batch: str) -> Deaths:
-        """The attempts at ``batch`` that were begun and not ended."""
-        records = [record for record in self.store.files(f"{_FOLDER}/{batch}") if record != _HALVED]
-        own = [record for record in records if record.startswith(f"{self.session}.")]
-        earlier_sessions = {record.split(".")[0] for record in records} - {self.session}
-        count = len(own) + max(0, len(earlier_sessions) - _FORGIVEN_SESSIONS)
-        timed_out = False
-        if own:
-            timed_out = time.time() >= float(self.store.read(f"{_FOLDER}/{batch}/{own[-1]}"))
-        return Deaths(count, timed_out)
+    def deaths(self, batch: str, living: Collection[str] | None = None) -> Deaths:
+        """The attempts at ``batch`` that were begun and not ended.
+
+        Args:
+            batch: its name.
+            living: the nodes that are there; of this session's attempts those on others do not count. None: all count.
+        """
+        names = [name for name in self.store.files(f"{_FOLDER}/{batch}") if name != _HALVED]
+        earlier_sessions = {name.split(".")[0] for name in names} - {self.session}
+        told = [self._read(batch, name) for name in names if name.startswith(f"{self.session}.")]
+        own = [one for one in told if living is None or one["node"] in living]
+        reason = Reason.CRASHED
+        if any(one.get("no_memory") for one in own):
+            reason = Reason.OUT_OF_MEMORY
+        elif own and time.time() >= max(one["deadline"] for one in own):
+            reason = Reason.TIMEOUT
+        return Deaths(len(own) + max(0, len(earlier_sessions) - _FORGIVEN_SESSIONS), reason)
+
+    def _write(self, batch: str, record: str, told: dict[str, Any]) -> None:
+        self.store.write(f"{_FOLDER}/{batch}/{record}", json.dumps(told).encode())
+
+    def _read(self, batch: str, record: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.store.read(f"{_FOLDER}/{batch}/{record}"))
+        return found

@@ -2,35 +2,33 @@
 
 The driver cuts the missing rows into batches; each batch travels as one row of a dataset to an actor, which commits its
 part by itself and sends back only counts. For a stage on GPUs tasks load and decode the batches ahead of the actors.
+What the machine failed is done again, see ``_make``; clips are blamed by ``worker`` alone.
 """
 
 from __future__ import annotations
 
-import logging
-import pickle
-import queue
-import threading
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import ray
-from ray import cloudpickle
-from ray.data import ActorPoolStrategy
-
 from mer_ray.config import RuntimeConfig
 from mer_ray.data.table import RowRef, Table
-from mer_ray.errors import MaterialiseError, MerRayError
+from mer_ray.errors import MachineFault, MaterialiseError
 from mer_ray.runtime.batches import Batch, cut
+from mer_ray.runtime.stream import Done, Fault, Stalled, stream
 from mer_ray.runtime.worker import Worker
-from mer_ray.stages.base import Resources, Stage
+from mer_ray.stages.base import Stage
 from mer_ray.types import Clip
 
-_LOG = logging.getLogger(__name__)
-_AHEAD_CPUS = 1
+_FIRST_WAIT_SECONDS = 2.0
+_START_SECONDS = 600.0
+"""What a process may take to start on a machine that is busy; loading models counts as progress, see ``attempts``."""
+_OUTAGE = 8
+"""After so many faults in a row it is not one process or node that is ill."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +81,18 @@ def materialise(
     runtime: RuntimeConfig,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_corrupt: Callable[[str, str], None] = lambda part, why: None,
+    on_fault: Callable[[Fault], None] = lambda fault: None,
 ) -> Made:
     """Make the rows of ``step.keys`` that its table lacks.
 
     ``upstream`` holds the tables that the stage reads, by the names in its ``reads``, already materialised.
 
+    A batch that the machine failed is made again in a fresh process, on another node where there is one, after the
+    others are done; at most ``runtime.max_machine_faults`` times, with growing waits.
+
     Raises:
         MaterialiseError: no batch was finished for ``runtime.stall_seconds``, or a worker failed for good.
-        StorageError: a table cannot be read or written. What is committed stays, and the same call goes on from there.
+        MachineFault: a batch met one each time. What is committed stays, and the same call goes on from there.
     """
     step.table.describe()
     refs = step.table.index(step.keys, on_corrupt)
@@ -101,10 +103,13 @@ def materialise(
         return Made(step.table, refs)
     tables = {name: made.table for name, made in upstream.items()}
     worker = Worker(step.stage, step.table, tables, uuid.uuid4().hex[:12], runtime.max_attempts)
-    for outcome in _watched(_stream(worker, batches), runtime.stall_seconds, step.stage.name):
-        progress.done += outcome["rows"]
-        progress.errors.update(pickle.loads(outcome["errors"]))
+
+    def count(done: Done) -> None:
+        progress.done += done.rows
+        progress.errors.update(done.errors)
         on_progress(progress)
+
+    _make(worker, batches, runtime, count, on_fault)
     made = step.table.index(step.keys, on_corrupt)
     if len(made) != len(step.keys):
         missing = [clip_id for clip_id in step.keys if clip_id not in made]
@@ -113,6 +118,61 @@ def materialise(
             "give the same command again"
         )
     return Made(step.table, made, len(step.keys) - len(refs), progress.errors)
+
+
+def _make(
+    worker: Worker,
+    batches: Sequence[Batch],
+    runtime: RuntimeConfig,
+    on_done: Callable[[Done], None],
+    on_fault: Callable[[Fault], None],
+) -> None:
+    """Make all batches; those that the machine failed again, once the others are done.
+
+    Raises:
+        MachineFault: one batch met too many.
+        MaterialiseError: see ``stream``.
+    """
+    patience_seconds = runtime.stall_seconds
+    if patience_seconds == "auto":
+        patience_seconds = worker.stage.resources.batch_seconds + _START_SECONDS
+    left, met, stalls = {batch.name: batch for batch in batches}, Counter[str](), 0
+    faults: dict[str, Fault] = {}
+    while left:
+        if faults:
+            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (max(met.values()) - 1))
+        avoided, faults = {fault.node for fault in faults.values()}, {}
+        try:
+            with closing(stream(worker, list(left.values()), patience_seconds, avoided)) as outcomes:
+                for done in _until_an_outage(outcomes):
+                    on_done(done)
+                    if done.fault is None:
+                        del left[done.batch]
+                    else:
+                        faults[done.batch] = done.fault
+                        on_fault(done.fault)
+        except Stalled:
+            stalls += 1
+            if stalls > 1:
+                raise
+        met.update(faults.keys())
+        for name, fault in faults.items():
+            if met[name] > runtime.max_machine_faults:
+                raise MachineFault(
+                    f"step {worker.stage.name}: the machine failed {met[name]} times, last on node {fault.host}: "
+                    f"{fault.what}. No clip is to blame and what is committed stays: mend it, and give the same "
+                    "command again"
+                )
+
+
+def _until_an_outage(outcomes: Iterable[Done]) -> Iterator[Done]:
+    """The outcomes, until so many were faults in a row that no further batch is worth trying for now."""
+    in_a_row = 0
+    for done in outcomes:
+        yield done
+        in_a_row = 0 if done.fault is None else in_a_row + 1
+        if in_a_row == _OUTAGE:
+            return
 
 
 def missing_batches(step: Step, upstream: Mapping[str, Made], done: Mapping[str, RowRef]) -> list[Batch]:
@@ -133,123 +193,3 @@ def _inputs(step: Step, upstream: Mapping[str, Made], name: str, clip_ids: Seque
             yield asdict(step.clips[clip_id])
         else:
             yield upstream[name].refs.get(clip_id)
-
-
-def _stream(worker: Worker, batches: Sequence[Batch]) -> Iterator[dict[str, Any]]:
-    """Run the batches on the cluster; yields one outcome per batch as it is done."""
-    resources = worker.stage.resources
-    rows = [{"batch": pickle.dumps(batch)} for batch in batches]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    pickled = cloudpickle.dumps(worker)
-    ahead_cpus = _ahead_cpus(resources, ray.cluster_resources())
-    if ahead_cpus:
-        dataset = dataset.map_batches(
-            _prepare, batch_size=1, batch_format="pyarrow", fn_kwargs={"worker": pickled}, num_cpus=ahead_cpus
-        )
-    dataset = dataset.map_batches(
-        _Actor,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_constructor_kwargs={"worker": pickled},
-        compute=_pool(resources, len(batches), ahead_cpus),
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus or None,
-        memory=resources.memory_bytes,
-    )
-    yield from dataset.iter_rows()
-
-
-def _ahead_cpus(resources: Resources, cluster: Mapping[str, float]) -> int:
-    """CPUs of a task that prepares a batch ahead of its actor, which are never given to actors; 0 where none does.
-
-    Beside a GPU one does, but where an actor and a task do not fit side by side and would wait for each other for ever.
-    A cluster whose GPUs are still to come brings CPUs with them.
-    """
-    if not resources.gpus:
-        return 0
-    there = cluster.get("GPU", 0) >= resources.gpus
-    return 0 if there and cluster.get("CPU", 0) < resources.cpus + _AHEAD_CPUS else _AHEAD_CPUS
-
-
-def _pool(resources: Resources, num_batches: int, ahead_cpus: int) -> ActorPoolStrategy:
-    """As many actors as the cluster's CPUs (or GPUs) take, and no more than there are batches."""
-    cluster = ray.cluster_resources()
-    fits = int((cluster.get("CPU", 1) - ahead_cpus) // resources.cpus)
-    if resources.gpus:
-        fits = min(fits, int(cluster.get("GPU", 0) // resources.gpus))
-    initial = max(1, min(fits, num_batches, resources.max_actors or fits))
-    most = max(initial, min(num_batches, resources.max_actors or num_batches))
-    least = min(resources.min_actors, initial)
-    return ActorPoolStrategy(min_size=least, max_size=most, initial_size=initial)
-
-
-class _Actor:
-    """The worker inside a Ray actor."""
-
-    def __init__(self, worker: bytes) -> None:
-        self.worker: Worker = pickle.loads(worker)
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        batch: Batch = pickle.loads(rows["batch"][0].as_py())
-        outcome = self.worker.run(batch, _payload(rows))
-        return pa.table({"rows": [outcome.rows], "errors": [pickle.dumps(outcome.errors)]})
-
-
-def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
-    """Load and prepare one batch in a task; where that fails, the actor does it again under its guard."""
-    preparer: Worker = pickle.loads(worker)
-    batch: Batch = pickle.loads(rows["batch"][0].as_py())
-    try:
-        prepared = preparer.stage.prepare(preparer.load(batch))
-    except Exception:  # noqa: BLE001 - it is raised again in the actor, with the batch under guard
-        _LOG.warning("step %s: preparing a batch failed, its actor tries again", preparer.stage.name, exc_info=True)
-        return rows.append_column("payload", pa.nulls(1, pa.large_binary()))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, prepared.schema) as writer:
-        writer.write_table(prepared)
-    return rows.append_column("payload", pa.array([sink.getvalue().to_pybytes()], pa.large_binary()))
-
-
-def _payload(rows: pa.Table) -> pa.Table | None:
-    if "payload" not in rows.column_names or not rows["payload"][0].is_valid:
-        return None
-    return pa.ipc.open_stream(rows["payload"][0].as_buffer()).read_all()
-
-
-def _watched(outcomes: Iterator[dict[str, Any]], stall_seconds: float, step: str) -> Iterator[dict[str, Any]]:
-    """Pass on what ``outcomes`` yields, read in a thread, and fail when nothing comes for ``stall_seconds``."""
-    arrived: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
-
-    def read() -> None:
-        try:
-            for outcome in outcomes:
-                arrived.put(outcome)
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
-            arrived.put(error)
-        else:
-            arrived.put(None)
-
-    threading.Thread(target=read, daemon=True, name=f"materialise-{step}").start()
-    while True:
-        try:
-            item = arrived.get(timeout=stall_seconds)
-        except queue.Empty:
-            raise MaterialiseError(
-                f"step {step}: no batch was finished for {stall_seconds:.0f} s. What is committed stays: give the same "
-                "command again, or raise runtime.stall_seconds if the step is that slow"
-            ) from None
-        if item is None:
-            return
-        if isinstance(item, BaseException):
-            raise _cause(item, step)
-        yield item
-
-
-def _cause(error: BaseException, step: str) -> BaseException:
-    """The project's own error inside what Ray wraps it in, or a ``MaterialiseError``."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, MerRayError) or not isinstance(inner, Exception):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return MaterialiseError(f"step {step} failed: {type(error).__name__}: {error}")

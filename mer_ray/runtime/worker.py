@@ -9,18 +9,23 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from mer_ray.data.table import Table
-from mer_ray.errors import ClipError, MerRayError, Reason, StorageError
+from mer_ray.errors import ClipError, MerRayError, NoMemoryFault, Reason, machine_fault
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
 from mer_ray.stages.base import Stage, as_struct, failed
 
 _STDERR = 2
+_WHY = {
+    Reason.CRASHED: "killed its worker",
+    Reason.TIMEOUT: "ran into its time limit",
+    Reason.OUT_OF_MEMORY: "had no memory left",
+}
 
 
 @dataclass
@@ -40,7 +45,14 @@ class Worker:
         upstream: the tables that the stage reads, by name.
         session: name of the driver's start, see ``Attempts``.
         max_attempts: deaths after which a batch is halved, and a single clip quarantined.
+
+    Attributes:
+        node: the node that this is on; empty where nobody asks.
+        living: gives the nodes that are there; None where all are.
     """
+
+    node: str = ""
+    living: Callable[[], Collection[str]] | None = None
 
     def __init__(
         self, stage: Stage, table: Table, upstream: Mapping[str, Table], session: str, max_attempts: int
@@ -55,7 +67,8 @@ class Worker:
     def setup(self) -> None:
         """Set the stage up, unless that is done."""
         if not self._is_set_up:
-            self.stage.setup()
+            with self.attempts.loading():
+                self.stage.setup()
             self._is_set_up = True
 
     def run(self, batch: Batch, prepared: pa.Table | None = None) -> Outcome:
@@ -66,7 +79,8 @@ class Worker:
             prepared: their inputs after ``Stage.prepare``, when a task has done that already.
 
         Raises:
-            StorageError: a table cannot be read or written.
+            MachineFault: the machine failed, or a table cannot be read or written; no clip is blamed, and what is
+                committed stays.
         """
         self.setup()
         outcome = Outcome()
@@ -91,23 +105,26 @@ class Worker:
         if self.attempts.is_halved(name):
             self._run_halves(batch, prepared, outcome)
             return
-        deaths = self.attempts.deaths(name)
+        deaths = self.attempts.deaths(name, self.living() if self.living else None)
         if deaths.count >= deaths_allowed:
-            reason = Reason.TIMEOUT if deaths.timed_out else Reason.CRASHED
-            why = "ran into its time limit" if deaths.timed_out else "killed its worker"
-            self._split(batch, prepared, outcome, ClipError(reason, f"{why} {deaths.count} times"))
+            error = ClipError(deaths.reason, f"{_WHY[deaths.reason]} {deaths.count} times")
+            self._split(batch, prepared, outcome, error)
             return
         limit_seconds = self.stage.resources.clip_seconds * len(batch)
-        self.attempts.begin(name, limit_seconds)
+        record = self.attempts.begin(name, limit_seconds, self.node)
         try:
             with _time_limit(limit_seconds):
                 rows = self._process(batch, prepared)
-        except StorageError:
-            self.attempts.end(name)
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is the fault of a clip in the batch
-            self.attempts.end(name)
-            self._split(batch, prepared, outcome, _as_clip_error(error))
+        except Exception as error:
+            fault = machine_fault(error)
+            if isinstance(fault, NoMemoryFault):
+                self._without_memory(batch, prepared, outcome, fault, record)
+            elif fault:
+                self.attempts.forget(name, record)
+                raise fault from error
+            else:
+                self.attempts.end(name)
+                self._split(batch, prepared, outcome, _as_clip_error(error))
         else:
             self._commit(batch, rows, outcome)
 
@@ -116,6 +133,19 @@ class Worker:
         if rows["clip_id"].to_pylist() != list(batch.clip_ids):
             raise AssertionError(f"stage {self.stage.name} did not return the clips it was given, in their order")
         return rows
+
+    def _without_memory(
+        self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, fault: NoMemoryFault, record: str
+    ) -> None:
+        """Halve a batch that may be too large; a clip alone is tried in another process before it is blamed.
+
+        Raises:
+            NoMemoryFault: the clip was alone.
+        """
+        if len(batch) == 1:
+            self.attempts.no_memory(batch.name, record, self.node)
+            raise fault
+        self._split(batch, prepared, outcome, ClipError(Reason.OUT_OF_MEMORY, str(fault)))
 
     def _split(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, error: ClipError) -> None:
         """Halve a batch that fails as a whole, down to the clip at fault, which is quarantined with ``error``."""
@@ -142,7 +172,7 @@ class Worker:
 def _as_clip_error(error: Exception) -> ClipError:
     if isinstance(error, ClipError):
         return error
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError":
         return ClipError(Reason.OUT_OF_MEMORY, "a batch of this clip alone does not fit in memory")
     message = str(error) if isinstance(error, MerRayError) else f"{type(error).__name__}: {error}"
     return ClipError(Reason.FAILED, message[:500])

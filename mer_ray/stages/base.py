@@ -44,6 +44,11 @@ class Resources:
     batch_size: int = 16
     clip_seconds: float = 60.0
 
+    @property
+    def batch_seconds(self) -> float:
+        """Longest time that a batch may take."""
+        return self.clip_seconds * self.batch_size
+
 
 class Stage(ABC):
     """One step of the pipeline.

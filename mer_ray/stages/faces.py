@@ -14,7 +14,7 @@ from mer_ray import registry
 from mer_ray.config import FacesConfig, MediaConfig
 from mer_ray.data.media import encode_jpeg, local_copy
 from mer_ray.detectors.base import Detector
-from mer_ray.errors import ClipError, Reason
+from mer_ray.errors import ClipError, Reason, machine_fault
 from mer_ray.stages.base import Resources, Stage, absent, failed
 from mer_ray.stages.decode import decoder
 from mer_ray.stages.isolate import attempt
@@ -143,6 +143,8 @@ def _load_array(path: str) -> NDArray[np.uint8]:
     try:
         faces = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        if fault := machine_fault(error):
+            raise fault from error
         raise ClipError(Reason.UNREADABLE, f"face array: {error}") from error
     if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
         raise ClipError(Reason.UNREADABLE, f"face array {getattr(faces, 'shape', '')}: need uint8 (T, H, W, 3)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mer_ray.errors import ClipError, Reason, StorageError
+from mer_ray.errors import ClipError, NoMemoryFault, Reason, machine_fault
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,39 +15,42 @@ def attempt(function: Callable[[T], R], item: T) -> R | ClipError:
     """``function(item)``, or the error it raised; one that is no ``ClipError`` becomes ``Reason.FAILED``.
 
     Raises:
-        StorageError: passed on; no clip is to blame.
+        MachineFault: no clip is to blame, see ``errors.machine_fault``.
     """
     try:
         return function(item)
-    except StorageError:
-        raise
     except ClipError as error:
         return error
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; it is recorded with the clip
-        reason = Reason.OUT_OF_MEMORY if isinstance(error, MemoryError) else Reason.FAILED
-        return ClipError(reason, f"{type(error).__name__}: {error}"[:500])
+    except Exception as error:
+        if fault := machine_fault(error):
+            raise fault from error
+        return ClipError(Reason.FAILED, f"{type(error).__name__}: {error}"[:500])
 
 
 def isolate(function: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R | ClipError]:
     """A batched function's result for each item, or the error of the item at fault.
 
     The whole batch is tried first. When that raises, it is halved until the items at fault stand alone, which is also
-    what helps a GPU that is out of memory.
+    what helps where memory is short, a GPU's or the machine's.
 
     Raises:
-        StorageError: passed on; no item is to blame.
+        MachineFault: no item is to blame, see ``errors.machine_fault``.
 
     >>> isolate(lambda xs: [1 / x for x in xs], [2, 0, 4])[::2]
     [0.5, 0.25]
     """
     if not items:
         return []
-    results = attempt(function, items)
-    if not isinstance(results, ClipError):
-        if len(results) != len(items):
-            raise AssertionError(f"{len(results)} results for {len(items)} items")
-        return [*results]
-    if len(items) == 1:
-        return [results]
+    try:
+        results = attempt(function, items)
+        if not isinstance(results, ClipError):
+            if len(results) != len(items):
+                raise AssertionError(f"{len(results)} results for {len(items)} items")
+            return [*results]
+        if len(items) == 1:
+            return [results]
+    except NoMemoryFault:
+        if len(items) == 1:
+            raise
     middle = len(items) // 2
     return isolate(function, items[:middle]) + isolate(function, items[middle:])

@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from mer_ray.config import HintConfig
-from mer_ray.errors import ClipError, ConfigError, PluginError, Reason
+from mer_ray.errors import ClipError, ConfigError, MachineFault, PluginError, Reason
 from mer_ray.pretrained import weights as weights_
 from mer_ray.pretrained.weights import Weights
 from mer_ray.registry import explain
@@ -28,6 +28,8 @@ _RETRIES = Retry(
     total=6, backoff_factor=1.0, status_forcelist=(408, 429, 500, 502, 503, 504), allowed_methods=None,
     respect_retry_after_header=True,
 )  # fmt: skip
+_DOWN = (401, 403, *_RETRIES.status_forcelist)
+"""What a server answers that turns everybody away; other refusals are of the question."""
 _THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
 
 Ask = Callable[[Sequence[str]], list[str | ClipError]]
@@ -156,11 +158,15 @@ class _Endpoint:
         Raises:
             PluginError: it does not.
         """
-        answer = attempt(self._answer, "Say yes.")
-        if isinstance(answer, ClipError):
+        try:
+            answer = attempt(self._answer, "Say yes.")
+            why = answer.detail if isinstance(answer, ClipError) else ""
+        except MachineFault as error:
+            why = str(error)
+        if why:
             raise PluginError(
-                f"hint.endpoint={self.address}: model {self.hint.model!r} does not answer: {answer.detail}. See that "
-                f"the server runs, and that {self.hint.key} holds its key"
+                f"hint.endpoint={self.address}: model {self.hint.model!r} does not answer: {why}. See that the server "
+                f"runs, and that {self.hint.key} holds its key"
             )
 
     def ask(self, questions: Sequence[str]) -> list[str | ClipError]:
@@ -176,9 +182,15 @@ class _Endpoint:
             "temperature": 0,
         }
         limits = (_CONNECT_SECONDS, _ANSWER_SECONDS)
-        answer = self._session.post(f"{self.address}/chat/completions", json=asked, timeout=limits)
+        try:
+            answer = self._session.post(f"{self.address}/chat/completions", json=asked, timeout=limits)
+        except requests.RequestException as error:
+            raise MachineFault(f"hint.endpoint={self.address} does not answer: {error}") from error
         if not answer.ok:
-            raise ClipError(Reason.FAILED, f"{answer.status_code} {answer.reason}: {answer.text[:300]}")
+            told = f"{answer.status_code} {answer.reason}: {answer.text[:300]}"
+            if answer.status_code in _DOWN:
+                raise MachineFault(f"hint.endpoint={self.address} refuses: {told}")
+            raise ClipError(Reason.FAILED, told)
         try:
             return str(answer.json()["choices"][0]["message"]["content"] or "")
         except (ValueError, LookupError, TypeError) as error:

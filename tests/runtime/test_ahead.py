@@ -12,7 +12,7 @@ from made_stages import LengthStage
 
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table
-from mer_ray.runtime import materialise
+from mer_ray.runtime import stream
 from mer_ray.runtime.batches import Batch
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Resources
@@ -23,13 +23,13 @@ def test_what_a_task_prepared_is_what_the_actor_works_on(tmp_path, monkeypatch):
     table = Table(Store(str(tmp_path / "tables")), stage.name, stage.schema, stage.spec)
     batch = Batch(("a", "b"), ("1", "2"), {"clip": ({"text": "four"}, {"text": "seven77"})})
     worker = cloudpickle.dumps(Worker(stage, table, {}, "session", 3))
-    rows = materialise._prepare(pa.table({"batch": [pickle.dumps(batch)]}), worker)
-    prepared = materialise._payload(rows)
+    rows = stream._prepare(pa.table({"batch": [pickle.dumps(batch)]}), worker)
+    prepared = stream._payload(rows)
     assert prepared is not None
     assert prepared["clip_id"].to_pylist() == ["a", "b"]
-    actor = materialise._Actor(worker)
+    actor = stream._Actor(worker)
     monkeypatch.setattr(actor.worker, "load", lambda batch: None)  # nothing is left for it to load
-    assert actor(rows)["rows"].to_pylist() == [2]
+    assert [pickle.loads(done).rows for done in actor(rows)["done"].to_pylist()] == [2]
     refs = table.index({"a": "1", "b": "2"})
     assert table.take([refs["a"], refs["b"]], ["letters"])["letters"].to_pylist() == [4, 7]
 
@@ -51,8 +51,8 @@ def test_actors_leave_a_cpu_to_what_prepares_for_them_where_both_fit(monkeypatch
     """The CPUs of what works ahead, and how many actors begin."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
     resources = Resources(batch_size=1, gpus=gpus)
-    ahead = materialise._ahead_cpus(resources, cluster)
-    assert (ahead, materialise._pool(resources, 99, ahead).initial_size) == expected
+    ahead = stream._ahead_cpus(resources, cluster)
+    assert (ahead, stream._pool(resources, 99, ahead).initial_size) == expected
 
 
 SCRIPT = """

@@ -3,6 +3,7 @@ from made_stages import DoubleStage, LengthStage
 
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
+from mer_ray.errors import MachineFault, NoMemoryFault
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
 from mer_ray.runtime.worker import Worker
@@ -44,14 +45,49 @@ def test_a_committed_batch_is_not_done_again(made, tmp_path):
     assert (tmp_path / "a.tries").read_text() == "x"
 
 
-@pytest.mark.parametrize(("text", "reason"), [("raise", "failed"), ("memory", "out_of_memory")])
-def test_an_exception_quarantines_only_the_clip_at_fault(made, text, reason):
+def test_an_exception_quarantines_only_the_clip_at_fault(made):
     _, table, worker = made
-    batch = batch_of(a="x", b="xx", c=text, d="xxx")
+    batch = batch_of(a="x", b="xx", c="raise", d="xxx")
     worker.run(batch)
     rows = read(table, batch)
     assert [rows[c]["letters"] for c in "abcd"] == [1, 2, None, 3]
-    assert [rows[c]["error"] for c in "abcd"] == [None, None, reason, None]
+    assert [rows[c]["error"] for c in "abcd"] == [None, None, "failed", None]
+
+
+def test_a_clip_is_out_of_memory_when_it_was_so_alone_twice(made):
+    _, table, worker = made
+    batch = batch_of(a="x", b="xx", c="memory", d="xxx")
+    for _ in range(2):
+        with pytest.raises(NoMemoryFault):
+            worker.run(batch)
+    assert "c" not in table.index(dict(zip(batch.clip_ids, batch.keys, strict=True)))
+    worker.run(batch)
+    rows = read(table, batch)
+    assert [rows[c]["letters"] for c in "abcd"] == [1, 2, None, 3]
+    assert [rows[c]["error"] for c in "abcd"] == [None, None, "out_of_memory", None]
+
+
+def test_a_machine_fault_is_raised_and_leaves_no_row_and_no_record(made):
+    _, table, worker = made
+    batch = batch_of(a="x", b="full once")
+    with pytest.raises(MachineFault, match="No space left"):
+        worker.run(batch)
+    assert table.index(dict(zip(batch.clip_ids, batch.keys, strict=True))) == {}
+    assert table.store.files(f"_attempts/{batch.name}") == []
+    worker.run(batch)
+    assert [row["error"] for row in read(table, batch).values()] == [None, None]
+
+
+def test_deaths_on_a_node_that_is_gone_are_not_the_batch_s(made):
+    _, table, worker = made
+    batch = batch_of(a="x")
+    attempts = Attempts(table.store, "session")
+    for node in ("gone", "gone too", "here"):
+        attempts.begin(batch.name, 60.0, node)
+    assert attempts.deaths(batch.name).count == 3
+    worker.living = lambda: {"here", "new"}
+    worker.run(batch)
+    assert read(table, batch)["a"]["letters"] == 1
 
 
 def test_a_batch_with_too_many_deaths_is_halved_down_to_the_killer(made, tmp_path):

@@ -1,0 +1,249 @@
+"""Batches through a stage's actors on Ray Data, and what becomes of each.
+
+A machine fault does not end the stream: its batch comes back with the fault, and its process is not used again, since
+what broke may stay broken there: the next batch that it is given makes Ray start it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+from ray.data import ActorPoolStrategy, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mer_ray.errors import MaterialiseError, MerRayError, machine_fault
+from mer_ray.runtime.batches import Batch
+from mer_ray.runtime.worker import Worker
+from mer_ray.stages.base import Resources
+
+_LOG = logging.getLogger(__name__)
+_AHEAD_CPUS = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the machine did to a batch.
+
+    Attributes:
+        node: Ray's name of the node.
+        host: the node's own name.
+        what: went wrong.
+    """
+
+    node: str
+    host: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a batch.
+
+    Attributes:
+        batch: its name.
+        rows: made, or found there.
+        errors: among them, by reason.
+        fault: why there are none.
+    """
+
+    batch: str
+    rows: int
+    errors: Counter[str]
+    fault: Fault | None = None
+
+
+class Stalled(MaterialiseError):
+    """No batch was finished for too long."""
+
+
+def stream(
+    worker: Worker, batches: Sequence[Batch], stall_seconds: float, avoided: Collection[str] = ()
+) -> Generator[Done]:
+    """Run batches on the cluster; yields one outcome for each as it is done. Closed, it ends the actors.
+
+    Args:
+        worker: not set up yet.
+        batches: one or more.
+        stall_seconds: longest silence.
+        avoided: nodes that others are preferred to.
+
+    Raises:
+        Stalled: it lasted longer.
+        MaterialiseError: a worker failed for good.
+    """
+    dataset = _dataset(worker, batches, _elsewhere(worker.stage.resources, avoided))
+    executor = dataset._create_executor()  # what an iterator of the dataset makes too, and lets nobody end
+    name = worker.stage.name
+    arrived = _read_ahead(lambda: _outcomes(dataset._build_bundle_iterator(executor)), f"materialise-{name}")
+    try:
+        while True:
+            try:
+                item = arrived.get(timeout=stall_seconds)
+            except queue.Empty:
+                if worker.attempts.is_loading():
+                    continue
+                raise Stalled(
+                    f"step {name}: no batch was finished for {stall_seconds:.0f} s. What is committed stays: give the "
+                    "same command again, or raise runtime.stall_seconds if the step is that slow"
+                ) from None
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise _cause(item, name)
+            yield item
+    finally:
+        executor.shutdown(force=True)
+
+
+def _outcomes(bundles: Iterable[Any]) -> Generator[Done]:
+    for bundle in bundles:
+        for block in ray.get(list(bundle.block_refs)):
+            yield from map(pickle.loads, block["done"].to_pylist())
+
+
+def _read_ahead(items: Callable[[], Iterable[Done]], name: str) -> queue.Queue[Done | BaseException | None]:
+    """What is read in a thread of this name; at the end None, or the error that ended it."""
+    arrived: queue.Queue[Done | BaseException | None] = queue.Queue()
+
+    def read() -> None:
+        try:
+            for item in items():
+                arrived.put(item)
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+            arrived.put(error)
+        else:
+            arrived.put(None)
+
+    threading.Thread(target=read, daemon=True, name=name).start()
+    return arrived
+
+
+def _dataset(worker: Worker, batches: Sequence[Batch], placed: Mapping[str, Any]) -> Dataset:
+    resources = worker.stage.resources
+    rows = [{"batch": pickle.dumps(batch)} for batch in batches]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    pickled = cloudpickle.dumps(worker)
+    ahead_cpus = _ahead_cpus(resources, ray.cluster_resources())
+    if ahead_cpus:
+        dataset = dataset.map_batches(
+            _prepare, batch_size=1, batch_format="pyarrow", fn_kwargs={"worker": pickled}, num_cpus=ahead_cpus
+        )
+    return dataset.map_batches(
+        _Actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"worker": pickled},
+        compute=_pool(resources, len(batches), ahead_cpus),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
+        memory=resources.memory_bytes,
+        **placed,
+    )
+
+
+def _elsewhere(resources: Resources, avoided: Collection[str]) -> dict[str, Any]:
+    """Where actors are to be rather than on the nodes avoided, where another is large enough."""
+    if not avoided:
+        return {}
+    for node in ray.nodes():
+        has = node["Resources"]
+        fits = has.get("CPU", 0) >= resources.cpus and has.get("GPU", 0) >= resources.gpus
+        if node["Alive"] and fits and node["NodeID"] not in avoided:
+            return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)}
+    return {}
+
+
+def _ahead_cpus(resources: Resources, cluster: Mapping[str, float]) -> int:
+    """CPUs of a task that prepares a batch ahead of its actor, which are never given to actors; 0 where none does.
+
+    Beside a GPU one does, but where an actor and a task do not fit side by side and would wait for each other for ever.
+    A cluster whose GPUs are still to come brings CPUs with them.
+    """
+    if not resources.gpus:
+        return 0
+    there = cluster.get("GPU", 0) >= resources.gpus
+    return 0 if there and cluster.get("CPU", 0) < resources.cpus + _AHEAD_CPUS else _AHEAD_CPUS
+
+
+def _pool(resources: Resources, num_batches: int, ahead_cpus: int) -> ActorPoolStrategy:
+    """As many actors as the cluster's CPUs (or GPUs) take, and no more than there are batches."""
+    cluster = ray.cluster_resources()
+    fits = int((cluster.get("CPU", 1) - ahead_cpus) // resources.cpus)
+    if resources.gpus:
+        fits = min(fits, int(cluster.get("GPU", 0) // resources.gpus))
+    initial = max(1, min(fits, num_batches, resources.max_actors or fits))
+    most = max(initial, min(num_batches, resources.max_actors or num_batches))
+    least = min(resources.min_actors, initial)
+    return ActorPoolStrategy(min_size=least, max_size=most, initial_size=initial)
+
+
+class _Actor:
+    """The worker inside a Ray actor."""
+
+    def __init__(self, worker: bytes) -> None:
+        self.worker: Worker = pickle.loads(worker)
+        if ray.is_initialized():
+            self.worker.node = ray.get_runtime_context().get_node_id()
+            self.worker.living = _living_nodes
+        self.is_spent = False
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        batch: Batch = pickle.loads(rows["batch"][0].as_py())
+        if self.is_spent:
+            os._exit(1)  # Ray starts this process anew, and asks it again
+        try:
+            outcome = self.worker.run(batch, _payload(rows))
+            done = Done(batch.name, outcome.rows, outcome.errors)
+        except Exception as error:
+            fault = machine_fault(error)
+            if fault is None:
+                raise
+            self.is_spent = True
+            done = Done(batch.name, 0, Counter(), Fault(self.worker.node, os.uname().nodename, str(fault)))
+        return pa.table({"done": [pickle.dumps(done)]})
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
+    """Load and prepare one batch in a task; where that fails, the actor does it again under its guard."""
+    preparer: Worker = pickle.loads(worker)
+    batch: Batch = pickle.loads(rows["batch"][0].as_py())
+    try:
+        prepared = preparer.stage.prepare(preparer.load(batch))
+    except Exception:  # noqa: BLE001 - it is raised again in the actor, with the batch under guard
+        _LOG.warning("step %s: preparing a batch failed, its actor tries again", preparer.stage.name, exc_info=True)
+        return rows.append_column("payload", pa.nulls(1, pa.large_binary()))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, prepared.schema) as writer:
+        writer.write_table(prepared)
+    return rows.append_column("payload", pa.array([sink.getvalue().to_pybytes()], pa.large_binary()))
+
+
+def _payload(rows: pa.Table) -> pa.Table | None:
+    if "payload" not in rows.column_names or not rows["payload"][0].is_valid:
+        return None
+    return pa.ipc.open_stream(rows["payload"][0].as_buffer()).read_all()
+
+
+def _cause(error: BaseException, step: str) -> BaseException:
+    """The project's own error inside what Ray wraps it in, or a ``MaterialiseError``."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, MerRayError) or not isinstance(inner, Exception):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return MaterialiseError(f"step {step} failed: {type(error).__name__}: {error}")
