@@ -17,8 +17,9 @@ class LengthStage(Stage):
 
     ``raise`` raises, ``die`` kills the process, ``die once`` does so the first time (a file in ``marks`` remembers),
     ``await kill`` gives its process id in ``marks`` and hangs the first time, ``hang`` never returns, ``memory`` runs
-    out of memory, ``bad`` is a per-clip error. ``full`` meets a full disk, ``full once`` the first time alone, and
-    ``sticky`` breaks the device the first time, after which nothing works in its process.
+    out of memory, ``bad`` is a per-clip error, ``bad once`` the first time alone. ``full`` meets a full disk, ``full
+    once`` the first time alone, and ``sticky`` breaks the device the first time, after which nothing works in its
+    process.
     """
 
     name = "length"
@@ -45,6 +46,7 @@ class LengthStage(Stage):
     def _row(self, clip_id: str, text: str) -> dict[str, object]:
         with (self.marks / f"{clip_id}.tries").open("a") as file:
             file.write("x")
+        once = self.marks / f"{clip_id}.died"
         self._break_down(clip_id, text)
         if text == "raise":
             raise RuntimeError("the model fell over")
@@ -52,7 +54,8 @@ class LengthStage(Stage):
             raise MemoryError
         if text == "hang":
             time.sleep(3600)
-        if text == "bad":
+        if text == "bad" or (text == "bad once" and not once.exists()):
+            once.touch()
             return failed(clip_id, ClipError(Reason.BAD_TEXT, "told to"))
         if text.startswith("sleep"):
             time.sleep(float(text.split()[1]))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mer_ray.errors import Reason
 from mer_ray.types import MER2024
 
 
@@ -47,6 +48,10 @@ class RunConfig(Section):
 
 class TablesConfig(Section):
     dir: str | None = Field(None, description="where tables are kept, may be shared by runs; default <run.dir>/tables")
+    retry_errors: list[Reason] | Literal["all"] = Field(
+        [],
+        description="reasons, or all: rows in error for one of them are made anew by this command, and what reads them",
+    )
 
 
 class DemoConfig(Section):

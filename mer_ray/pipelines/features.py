@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from mer_ray import config, registry
 from mer_ray.data import ready
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.data.files import stat_inputs
+from mer_ray.data.retries import Retries
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
@@ -104,7 +106,7 @@ def plan(
     stages = _stages(settings, noise) if reads is None else _before(settings, reads, noise)
     _check_stall(settings.runtime, stages)
     _refuse(_faults(stages))
-    return _steps(stages, clips, tables)
+    return _steps(stages, clips, tables, settings.tables.retry_errors)
 
 
 def plan_here(
@@ -122,10 +124,13 @@ def plan_here(
     for stage in stages:
         if stage.name not in unknown and (unmade := [name for name in stage.reads if name in unknown]):
             unknown[stage.name] = f"it reads {', '.join(unmade)}"
-    return _steps([stage for stage in stages if stage.name not in unknown], clips, tables), unknown
+    again = settings.tables.retry_errors
+    return _steps([stage for stage in stages if stage.name not in unknown], clips, tables, again), unknown
 
 
-def _steps(stages: Iterable[Stage], clips: Sequence[Clip], tables: Store) -> tuple[Step, ...]:
+def _steps(
+    stages: Iterable[Stage], clips: Sequence[Clip], tables: Store, again: Sequence[Reason] | Literal["all"]
+) -> tuple[Step, ...]:
     identities = stat_inputs(clips)
     ordered = sorted(clips, key=lambda clip: (_size(clip, identities), clip.clip_id))
     by_id = {clip.clip_id: clip for clip in clips}
@@ -134,10 +139,14 @@ def _steps(stages: Iterable[Stage], clips: Sequence[Clip], tables: Store) -> tup
     steps = []
     for stage in stages:
         name = stage.name
-        keys[name] = {clip.clip_id: _key(stage, clip, identities, keys) for clip in ordered}
+        first = {clip.clip_id: _key(stage, clip, identities, keys) for clip in ordered}
         upstream = [made_of[read] for read in stage.reads if read != "clip" and read in made_of]
         made_of[name] = Table(tables, name, stage.schema, stage.spec | {"version": stage.version}, upstream)
-        steps.append(Step(stage, made_of[name], keys[name], by_id))
+        retries = Retries.read(made_of[name])
+        if again:
+            retries = retries.again(made_of[name], first, again)
+        keys[name] = retries.keys(first)
+        steps.append(Step(stage, made_of[name], keys[name], by_id, retries))
     return tuple(steps)
 
 

@@ -135,14 +135,15 @@ class Finished:
 
 
 def read_settings(run_dir: Store) -> MineConfig:
-    """The settings that a run was made with.
+    """The settings that a run was made with, less ``tables.retry_errors``, which was asked of that command alone.
 
     Raises:
         ConfigError: there is no run, or not one of ``jobs/mine.py`` as it is here.
     """
     place = run_dir.path("config.yaml")
     try:
-        return MineConfig.model_validate(yaml.safe_load(run_dir.read("config.yaml")))
+        found = MineConfig.model_validate(yaml.safe_load(run_dir.read("config.yaml")))
+        return found.model_copy(update={"tables": found.tables.model_copy(update={"retry_errors": []})})
     except FileNotFoundError as error:
         raise ConfigError(f"{place} is not there: {run_dir} is no run; give the run.dir of jobs/mine.py") from error
     except ValidationError as error:

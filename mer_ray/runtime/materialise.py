@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mer_ray.config import RuntimeConfig
+from mer_ray.data.retries import Retries
 from mer_ray.data.table import RowRef, Table
 from mer_ray.errors import MachineFault, MaterialiseError
 from mer_ray.runtime.batches import Batch, cut
@@ -40,12 +41,14 @@ class Step:
         table: where they go.
         keys: the key of each wanted clip, in the order in which clips are to be processed: similar lengths together.
         clips: the manifest's rows by id, for stages that read ``clip``.
+        retries: which of the rows are made anew, as ``keys`` have it.
     """
 
     stage: Stage
     table: Table
     keys: Mapping[str, str]
     clips: Mapping[str, Clip]
+    retries: Retries = field(default_factory=Retries)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def materialise(
         MachineFault: a batch met one each time. What is committed stays, and the same call goes on from there.
     """
     step.table.describe()
+    step.retries.write(step.table)
     refs = step.table.index(step.keys, on_corrupt)
     batches = missing_batches(step, upstream, refs)
     progress = Progress(step.stage.name, len(refs), len(step.keys), Counter())
