@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made_mining import artifacts, brief, mine, same
 
+from mer_ray import progress
 from mer_ray.config import LearnerConfig, MiningConfig
 from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
@@ -93,25 +94,48 @@ def test_where_the_pool_misleads_round_0_has_the_last_word(tmp_path, here):
     assert not (done.mined.adopted >= 0).any()
 
 
-def test_a_cut_off_run_ends_the_same(chosen, tmp_path, here):
+class Cut(BaseException):
+    """The end of the process."""
+
+
+def ended_by(folder):
+    """Ends the process when a learner is fitted."""
+
+    def tell(fitted):
+        if fitted == folder:
+            raise Cut
+
+    return lambda controller: setattr(controller, "on_fit", tell)
+
+
+def ended_amid_the_last_fit(controller):
+    """Ends the process half-way through the fit of the student, which alone is left."""
+
+    def tell(share, what):
+        if share > 0.5 and what.startswith("epoch"):
+            raise Cut
+
+    def fit(context, trials, on_done):
+        assert [trial.folder for trial in trials if context.finished(trial) is None] in ([], ["01/student"])
+        with progress.heard(tell):
+            return fit_here(context, trials, on_done)
+
+    controller.fit = fit
+
+
+def test_a_run_cut_off_between_any_two_candidates_and_amid_the_last_fit_ends_the_same(chosen, tmp_path, here):
     done, _ = chosen
-
-    class Cut(BaseException):
-        """The end of the process."""
-
-    def fits(count):
-        def tell(folder):
-            nonlocal count
-            count -= 1
-            if not count:
-                raise Cut
-
-        return lambda controller: setattr(controller, "on_fit", tell)
-
-    for count in (2, 3, 1):
+    order = done.fits
+    moments = {place: ended_by(order[place]) for place in (1, 4, 5, 6)} | {7: ended_amid_the_last_fit}
+    assert order[4:] == ["00/linear", "00/lda", "01/lda_em", "01/student"]
+    for place, cut in moments.items():
         with pytest.raises(Cut):
-            mine(tmp_path, done.experiment, settings(), fits(count))
+            mine(tmp_path, done.experiment, settings(), cut)
+        fitted = {path.parent.name for path in tmp_path.glob("rounds/*/*/metrics.json")}
+        assert fitted == {folder.rpartition("/")[2] for folder in order[: min(place + 1, 7)]}
     again = mine(tmp_path, done.experiment, settings())
+    assert again.fits == ["01/student"]
+    assert again.mined.choice == done.mined.choice
     assert same(again.mined, done.mined)
     assert artifacts(tmp_path / "rounds") == artifacts(done.rounds)
 
