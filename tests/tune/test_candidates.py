@@ -11,6 +11,7 @@ from mer_ray import progress
 from mer_ray.config import LearnerConfig, MiningConfig
 from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
+from mer_ray.mining import base
 from mer_ray.tune import candidates
 from mer_ray.tune import controller as controllers
 from mer_ray.tune.search import fit_here
@@ -60,6 +61,35 @@ def test_what_learns_from_the_pool_has_the_last_word_and_what_it_used_is_told(ch
     assert {row["learner"] for row in rows} == TAUGHT
     for row in rows[:20]:
         assert sum(row[f"prob_{name}"] for name in experiment.class_names) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_prior_moves_what_the_student_is_taught_and_says_to_the_shares_expected(tmp_path, here):
+    experiment, _ = made.make(distance=1.2)
+    done = mine(tmp_path / "none", experiment, settings())
+    shares = {"anger": 0.7, "joy": 0.2, "worry": 0.1}
+    prior_C = np.array([shares[name] for name in made.CLASSES])
+    moved = mine(tmp_path / "given", experiment, settings(prior=shares))
+    pool = np.flatnonzero(experiment.pool)
+    said = moved.predictions(1, "lda_em").probabilities_FNC
+    np.testing.assert_array_equal(said, done.predictions(1, "lda_em").probabilities_FNC)
+
+    def taught(run, fold):
+        student = list(run.controller.learners).index("student")
+        return run.mined.rounds[0].selected.of(fold, student)
+
+    assert len(said) == 4
+    for fold in range(4):
+        told, plain = taught(moved, fold), taught(done, fold)
+        np.testing.assert_array_equal(told.clip, plain.clip)
+        expected = base.align(said[fold, pool], prior_C).astype(np.float32)[np.isin(pool, told.clip)]
+        np.testing.assert_array_equal(told.target, expected)
+        before, after = (np.abs(one.target.mean(axis=0) - prior_C).max() for one in (plain, told))
+        assert after < 0.85 * before
+    before, after = (
+        np.abs(np.nanmean(run.predictions(1, "student").probabilities_FNC[:, pool], axis=1) - prior_C).max(axis=1)
+        for run in (done, moved)
+    )
+    assert (after < 0.9 * before).all(), "the student says what it was taught, by every model"
 
 
 def test_it_is_better_than_the_labels_alone_on_the_test_clips(chosen):
