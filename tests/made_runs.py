@@ -21,9 +21,18 @@ def of_clips(folder):
 
 
 def of_vectors(folder, *more):
-    """A run on ready features of 60 clips: some without a vector of one kind, one of them with none at all.
+    """A run on ready features, see ``vectors``.
 
     ``more`` are overrides of the job.
+    """
+    assert in_process.run("mine", *vectors(folder), *more, f"run.dir={folder}/run") == 0
+    return folder
+
+
+def vectors(folder):
+    """Ready features of 60 clips: some without a vector of one kind, one of them with none at all.
+
+    Returns what the job is told to be run on them.
     """
     rng = np.random.default_rng(0)
     emotion = np.arange(60) % 3
@@ -36,6 +45,4 @@ def of_vectors(folder, *more):
         vector = (np.eye(3)[emotion] * 3 + rng.normal(size=(60, 3))).astype(np.float32)
         np.savez(folder / f"features/{name}.npz", clip_id=ids[kept], vector=vector[kept])
     brought = [f"data.manifest={folder}/clips.csv", f"data.features={folder}/features"]
-    options = ["data.modalities.face_net=video", *QUICK, "fit.folds=3"]
-    assert in_process.run("mine", *brought, *options, *more, f"run.dir={folder}/run") == 0
-    return folder
+    return [*brought, "data.modalities.face_net=video", *QUICK, "fit.folds=3"]

@@ -9,32 +9,25 @@ from markupsafe import Markup
 
 from mer_ray.evaluation import charts
 from mer_ray.evaluation.charts import Margin
+from mer_ray.evaluation.metrics import Judged
 from mer_ray.evaluation.page import percent
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way of labelling the clips, by its answers for labelled clips that it has not seen.
+    """A way of labelling the clips.
 
     Attributes:
         name: of it.
         what: it is, in a few words.
         may_label: whether it may be taken; the others are there to compare with.
-        oof_waf, log_loss, ece: its weighted F1, log loss in nats and expected calibration error.
-        gain: in weighted F1 over the plain learners.
-        noise: standard error of ``gain``.
-        chosen: whether it is taken.
+        judged: its figures.
     """
 
     name: str
     what: str
     may_label: bool
-    oof_waf: float
-    log_loss: float
-    ece: float
-    gain: float
-    noise: float
-    chosen: bool
+    judged: Judged
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class ChoiceReport:
     @property
     def chosen(self) -> Candidate:
         """The candidate that is taken."""
-        return next(one for one in self.candidates if one.chosen)
+        return next(one for one in self.candidates if one.judged.chosen)
 
 
 def why(choice: ChoiceReport) -> str:
@@ -80,10 +73,11 @@ def why(choice: ChoiceReport) -> str:
             "unlabelled ones is worse, by weighted F1 and by log loss."
         )
     more = [other.name for other in choice.candidates[choice.candidates.index(one) + 1 :] if other.may_label]
+    own, theirs = one.judged, plain.judged
     told = (
         f"Candidate {one.name} labels the clips: it is the one trusted most that is not worse than the plain learners "
-        f"by weighted F1 and by log loss both. Its F1 is {percent(one.oof_waf)}, theirs {percent(plain.oof_waf)}; its "
-        f"log loss is {one.log_loss:.3f}, theirs {plain.log_loss:.3f}."
+        f"by weighted F1 and by log loss both. Its F1 is {percent(own.oof_waf)}, theirs {percent(theirs.oof_waf)}; "
+        f"its log loss is {own.log_loss:.3f}, theirs {theirs.log_loss:.3f}."
     )
     return f"{told} Worse by both: {', '.join(more)}." if more else told
 
@@ -103,7 +97,8 @@ def worth(choice: ChoiceReport) -> str:
 
 def gains_chart(choice: ChoiceReport) -> Markup:
     """The gain of each candidate over the plain learners, which are the first and have none."""
+    others = {one.name: one.judged for one in choice.candidates[1:]}
     return charts.margins(
         "Gain in weighted F1 over the plain learners, in points, and its standard error",
-        [Margin(one.name, one.gain, one.noise, strong=one.chosen) for one in choice.candidates[1:]],
+        [Margin(name, judged.gain, judged.noise, strong=judged.chosen) for name, judged in others.items()],
     )

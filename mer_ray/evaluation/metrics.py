@@ -46,6 +46,27 @@ class Scores:
         return {**plain, "classes": list(plain["classes"]), "confusion": [list(row) for row in self.confusion]}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A way of labelling the clips, by its answers for labelled clips that it has not seen.
+
+    Attributes:
+        oof_waf: weighted F1, in [0, 1].
+        log_loss: of its probabilities, in nats.
+        ece: expected calibration error, in [0, 1].
+        gain: of ``oof_waf`` over the plain learners.
+        noise: standard error of ``gain``.
+        chosen: whether it is taken.
+    """
+
+    oof_waf: float
+    log_loss: float
+    ece: float
+    gain: float
+    noise: float
+    chosen: bool
+
+
 def waf(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
     """Weighted-average F1, in [0, 1]: scikit-learn's ``f1_score(average="weighted")``, fast enough for every epoch.
 

@@ -13,9 +13,12 @@ from mer_ray.evaluation.report import ClipReport, Vote
 
 @dataclass(frozen=True)
 class Adopted:
-    """That a fold took the clip most likely for ``label``; ``learner`` was trained on it from then on."""
+    """That a fold took the clip most likely for ``label``; ``learner`` was trained on it from then on.
 
-    fold: int
+    ``fold`` is None where that was the last model, which holds nothing out.
+    """
+
+    fold: int | None
     label: str
     agreement: int
     confidence: float
@@ -32,7 +35,7 @@ class ClipRound:
         reason: see ``tune.controller.Round``.
         is_final: whether its votes are in the final ensemble.
         said: by learner that did not abstain, the probability of each class; empty for a clip labelled for training.
-        adopted: in which folds, and by whom, it was learnt from by what the round's learners say.
+        adopted: in which folds or by the last model, and by whom, it was learnt from by what the round's learners say.
     """
 
     round: int
@@ -47,6 +50,14 @@ class ClipRound:
         """Each learner's likeliest class."""
         best = {learner: max(said, key=lambda name: said[name]) for learner, said in self.said.items()}
         return tuple(Vote(learner, label, self.said[learner][label]) for learner, label in best.items())
+
+    @property
+    def learnt_as(self) -> Mapping[str, str]:
+        """By label, where the clip was learnt from as that: ``2 folds and the last model``."""
+        where: dict[str, set[int | None]] = {}
+        for one in self.adopted:
+            where.setdefault(one.label, set()).add(one.fold)
+        return {label: _told(len(models - {None}), last=None in models) for label, models in where.items()}
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,16 @@ class Story:
     probabilities: Mapping[str, float]
     rounds: tuple[ClipRound, ...] = ()
     errors: tuple[tuple[str, str, str], ...] = ()
+
+
+def _told(num_folds: int, *, last: bool) -> str:
+    """Of which models is spoken.
+
+    >>> _told(1, last=False), _told(2, last=True), _told(0, last=True)
+    ('1 fold', '2 folds and the last model', 'the last model')
+    """
+    folds = [f"{num_folds} fold{'' if num_folds == 1 else 's'}"] if num_folds else []
+    return " and ".join(folds + (["the last model"] if last else []))
 
 
 def headline(story: Story) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,8 @@ def _choice(run: Run) -> ChoiceReport | None:
     choice = run.mined.choice
     if choice is None:
         return None
-    judged = choice.judged.items()
-    told = [Candidate(name, _what(run, name), name in choice.trusted, **asdict(one)) for name, one in judged]
-    return ChoiceReport(tuple(told), choice.by_fold, choice.oof_waf, choice.reason, run.settings.mining.guard)
+    told = tuple(Candidate(name, _what(run, name), name in choice.trusted, one) for name, one in choice.judged.items())
+    return ChoiceReport(told, choice.by_fold, choice.oof_waf, choice.reason, run.settings.mining.guard)
 
 
 def _what(run: Run, name: str) -> str:

@@ -26,7 +26,7 @@ from mer_ray.evaluation.report import ClipReport, Vote
 from mer_ray.evaluation.story import Adopted, ClipRound, Story
 from mer_ray.pipelines import features, finished
 from mer_ray.pipelines.features import FACES, TRANSCRIPT
-from mer_ray.rounds.final import Final
+from mer_ray.rounds.final import Final, Voter
 from mer_ray.rounds.state import name_of
 from mer_ray.runtime.session import resolve_run_dir
 
@@ -116,12 +116,10 @@ def _told(vote: Vote) -> str:
 
 
 def _round_grid(story: Story) -> Grid:
-    grid = Grid("round", "votes", "learnt from by folds, as", "", title="Round by round")
+    grid = Grid("round", "votes", "learnt from as", "", title="Round by round")
     for one in story.rounds:
         votes = "\n".join(f"{vote.learner}: {vote.label} {percent(vote.confidence)}" for vote in one.votes)
-        folds = {(each.fold, each.label) for each in one.adopted}
-        labels = dict.fromkeys(label for _, label in sorted(folds))
-        adopted = ", ".join(f"{label} in {sum(each == label for _, each in folds)}" for label in labels)
+        adopted = "\n".join(f"{label} in {where}" for label, where in one.learnt_as.items())
         note = "final" if one.is_final else "" if one.kept else f"refused: {one.reason}"
         grid.add_row(str(one.round), votes, adopted, note)
     return grid
@@ -168,12 +166,13 @@ def _rounds(rounds: Store, clip_id: str) -> Sequence[ClipRound]:
     """What every round said of the clip; nothing where there are no rounds."""
     numbers = [int(name) for name in rounds.folders() if name.isdigit()]
     voters = Final.read(rounds).voters if numbers else ()
+    last = _last_model(rounds, voters[0]) if voters else None
     told = []
     for number in numbers:
         folder = rounds / name_of(number)
         figures = json.loads(folder.read("metrics.json"))
         votes, adopted = (_rows(folder, f"{name}.parquet", clip_id) for name in ("votes", "selected"))
-        keys = ("fold", "label", "agreement", "confidence", "learner")
+        keys = ("label", "agreement", "confidence", "learner")
         told.append(
             ClipRound(
                 round=number,
@@ -181,10 +180,19 @@ def _rounds(rounds: Store, clip_id: str) -> Sequence[ClipRound]:
                 reason=figures["reason"],
                 is_final=any(number == voter.round for voter in voters),
                 said={row["learner"]: _columns(row, "prob_") for row in votes},
-                adopted=tuple(Adopted(**{key: row[key] for key in keys}) for row in adopted),
+                adopted=tuple(
+                    Adopted(None if row["fold"] == last else row["fold"], **{key: row[key] for key in keys})
+                    for row in adopted
+                ),
             )
         )
     return told
+
+
+def _last_model(rounds: Store, voter: Voter) -> int | None:
+    """The number, behind those of the folds, of the model that holds nothing out; None where there is none."""
+    told = json.loads(rounds.read(f"{name_of(voter.round)}/{voter.name}/config.json"))
+    return len(voter.temperatures) - 1 if told["final"] == "all" else None
 
 
 def _final_votes(row: Mapping[str, Any], rounds: Sequence[ClipRound]) -> tuple[Vote, ...]:

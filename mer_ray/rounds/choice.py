@@ -23,31 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.evaluation import metrics
-from mer_ray.evaluation.metrics import waf
+from mer_ray.evaluation.metrics import Judged, waf
 from mer_ray.rounds import guard
 
 _TOO_FEW = "a class has one labelled clip, of which no fold can learn and answer"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A candidate by its answers out of fold.
-
-    Attributes:
-        oof_waf: weighted F1.
-        log_loss: of its probabilities, in nats.
-        ece: expected calibration error.
-        gain: of ``oof_waf`` over the plain learners.
-        noise: standard error of ``gain``, see ``guard.compare``.
-        chosen: whether it labels the pool.
-    """
-
-    oof_waf: float
-    log_loss: float
-    ece: float
-    gain: float
-    noise: float
-    chosen: bool
 
 
 @dataclass(frozen=True)

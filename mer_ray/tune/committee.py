@@ -124,12 +124,14 @@ class Committee:
 
     def select(self, strategy: Strategy, number: int, heard: Mapping[str, Votes], standing: Adoptions) -> Adoptions:
         """What a round's votes adopt, fold by fold; ``learner`` is the place in ``heard``."""
-        votes_KFNC = np.stack([one.by_fold for one in heard.values()])
-        pool_FN, seed = self.pools[0], self.experiment.seed
-        if self.mining.prior != "none":
-            votes_KFNC = votes.align_pool(votes_KFNC, pool_FN, self.prior_FC).astype(np.float32)
+        votes_KFNC = self._aligned(np.stack([one.by_fold for one in heard.values()]))
         contexts = [Context(number, prior_C) for prior_C in self.prior_FC]
-        return adopt(strategy, votes_KFNC, pool_FN, standing, contexts, seed=seed)
+        return adopt(strategy, votes_KFNC, self.pools[0], standing, contexts, seed=self.experiment.seed)
+
+    def teach(self, teacher: Predictions) -> NDArray[np.float32]:
+        """What the models of a teacher tell those of its student of each clip, float32 (F, N, C)."""
+        told_FNC: NDArray[np.float32] = self._aligned(teacher.probabilities_FNC[None])[0]
+        return told_FNC
 
     def compare(self, label: NDArray[np.int64], other: NDArray[np.int64]) -> guard.Comparison:
         """Two predictions of all clips, on the labelled ones."""
@@ -143,6 +145,12 @@ class Committee:
     def waf(self, label: NDArray[np.int64]) -> float:
         """WAF of predicted classes (N,) on the labelled clips."""
         return waf(self._truth, label[self.experiment.labelled])
+
+    def _aligned(self, votes_KFNC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Votes, of each model's pool aligned to the class shares expected; as they are where none is asked for."""
+        if self.mining.prior == "none":
+            return votes_KFNC
+        return votes.align_pool(votes_KFNC, self.pools[0], self.prior_FC).astype(np.float32)
 
     def _temperatures(self, said_NC: NDArray[np.float64], num_models: int) -> NDArray[np.float64]:
         return votes.temperatures(said_NC[self.experiment.labelled], self._truth, self.folds.held_out, num_models)

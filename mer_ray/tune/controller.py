@@ -161,7 +161,8 @@ class Controller:
         used = self.nothing
         for name in voters:
             learner = self.learners[name]
-            said_FNC = found[learner.teacher or name].probabilities_FNC
+            told = found[learner.teacher or name]
+            said_FNC = self.committee.teach(told) if learner.teacher else told.probabilities_FNC
             weight = spec.pool_weight(learner)
             for fold in range(self.committee.num_models):
                 pool = self._pool(fold, self.nothing.clip)
@@ -226,7 +227,7 @@ class Controller:
         for learner in who.values():
             place = f"{folder}/{learner.name}"
             if learner.teacher is not None and f"{folder}/{learner.teacher}" in found:
-                said_FNC = found[f"{folder}/{learner.teacher}"].probabilities_FNC
+                said_FNC = self.committee.teach(found[f"{folder}/{learner.teacher}"])
                 trials.append(self.trial(place, learner, pseudo, said_FNC))
             elif learner.teacher is not None:
                 untaught[place] = f"its teacher {learner.teacher} failed"
@@ -298,7 +299,7 @@ class Controller:
             folder: of its artifacts.
             learner: what it is.
             pseudo: what was adopted.
-            taught_FNC: a student's teacher's answers; those for a fold's pool, its adoptions left out, are trained on.
+            taught_FNC: what a student is told by its teacher: it learns that of the pool, its adoptions left out.
         """
         rows = self.experiment.labelled
         index = list(self.learners).index(learner.name) if learner.name in self.learners else -1

@@ -14,6 +14,7 @@ import pytest
 
 from mer_ray.evaluation import metrics
 from mer_ray.evaluation.candidates import Candidate, ChoiceReport
+from mer_ray.evaluation.metrics import Judged
 from mer_ray.evaluation.page import class_colours
 from mer_ray.evaluation.report import (
     ClipReport,
@@ -180,7 +181,10 @@ def choice(taken: str = "student", **told) -> ChoiceReport:
         "student": ("a network", True, 0.731, 0.8, 0.03, 0.047, 0.021),
         "mean": ("the mean of both", True, 0.67, 0.95, 0.06, -0.014, 0.025),
     }
-    made = tuple(Candidate(name, *of, chosen=name == taken) for name, of in figures.items())
+    made = tuple(
+        Candidate(name, what, may_label, Judged(*of, chosen=name == taken))
+        for name, (what, may_label, *of) in figures.items()
+    )
     return ChoiceReport(made, **{"by_fold": ("student", "mean", "student"), "oof_waf": 0.712, **told})
 
 

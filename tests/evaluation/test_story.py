@@ -60,6 +60,13 @@ def test_every_part_is_on_the_page_and_nothing_from_outside():
     assert not re.search(r"""(src|href|url|@import)\s*[=(]\s*["']?\s*(https?:|//)""", page)
 
 
+def test_the_last_model_is_told_beside_the_folds():
+    last = (Adopted(None, "anger", 3, 0.9, "all"), Adopted(None, "worry", 3, 0.9, "all"))
+    page = stories.render(dataclasses.replace(STORY, rounds=(dataclasses.replace(ROUNDS[0], adopted=BY_FOLDS + last),)))
+    assert ">anger</span> in 2 folds and the last model" in page
+    assert ">worry</span> in the last model" in page
+
+
 def test_a_labelled_clip_was_trained_on_only_in_a_run_of_its_own():
     own = dataclasses.replace(STORY, split="train")
     assert "was trained on" in stories.render(own)

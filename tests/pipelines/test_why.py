@@ -1,5 +1,7 @@
 """Why a clip got its label, told of finished runs: one from clips, one on ready features."""
 
+import shutil
+
 import in_process
 import pandas as pd
 import pyarrow as pa
@@ -90,11 +92,10 @@ def test_why_tells_rounds_votes_modalities_and_neighbours_of_a_clip(mined_vector
     adopted = own.index[own["round"].notna()][0]
     code, told = ask(capsys, f"run.dir={run_dir}", f"clip={adopted}", f"html={tmp_path}/out/why.html")
     assert code == 0, told
-    selected = pq.read_table(run_dir / "rounds/00/selected.parquet").to_pandas()
-    mine = selected[selected["clip_id"] == adopted]
+    label, (num_folds, _) = next(iter(where_learnt(run_dir, adopted).items()))
+    assert f"{label} in {num_folds} fold" in told
     for part in (own.loc[adopted, "label"], "audio", "video", own.loc[adopted, "nearest"][0], "Round by round"):
         assert part in told, part
-    assert f"{mine['label'].iloc[0]} in {mine['fold'].nunique()}" in told
     page = (tmp_path / "out/why.html").read_text()
     assert adopted in page
     assert "Round by round" in page
@@ -103,6 +104,33 @@ def test_why_tells_rounds_votes_modalities_and_neighbours_of_a_clip(mined_vector
     story = why.gather(Store(str(run_dir)), adopted, with_faces=False)
     assert story.rounds[1].said["all"]["worry"] == pytest.approx(said["prob_worry"])
     assert story.clip.without["audio"] == pytest.approx(-own.loc[adopted, "without_audio"])
+
+
+def where_learnt(run_dir, clip):
+    """By label, how many of the 3 folds learnt the clip as that, and whether the last model did."""
+    selected = pq.read_table(run_dir / "rounds/00/selected.parquet").to_pylist()
+    found = {(row["label"], row["fold"]) for row in selected if row["clip_id"] == clip}
+    labels = {label for label, _ in found}
+    return {label: (sum((label, fold) in found for fold in range(3)), (label, 3) in found) for label in labels}
+
+
+def test_the_last_model_is_told_beside_the_folds_and_is_none_of_them(mined_vectors, predictions, tmp_path):
+    run_dir, words = mined_vectors / "run", {True: " and the last model", False: ""}
+    by_both = []
+    for clip in predictions.index[predictions["round"].notna()]:
+        expected = where_learnt(run_dir, clip)
+        told = why.gather(Store(str(run_dir)), clip, with_faces=False).rounds[0].learnt_as
+        assert told.keys() == expected.keys()
+        for label, (num_folds, last) in expected.items():
+            if num_folds:
+                assert told[label] == f"{num_folds} fold{'s' if num_folds > 1 else ''}{words[last]}"
+        by_both += [(clip, label) for label, where in expected.items() if where == (3, True)]
+    clip, label = by_both[0]
+    shutil.copytree(run_dir, tmp_path / "run")
+    for config in tmp_path.glob("run/rounds/*/*/config.json"):
+        config.write_text(config.read_text().replace('"final": "all"', '"final": "folds"'))
+    told = why.gather(Store(str(tmp_path / "run")), clip, with_faces=False).rounds[0].learnt_as
+    assert told[label] == "4 folds", "of a run by fit.final=folds"
 
 
 def test_why_names_the_nearest_clip_and_the_reason_of_a_lost_one(mined_vectors):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from made_mining import artifacts, brief, mine, same
 
+from mer_ray import progress
 from mer_ray.config import LearnerConfig, MiningConfig
 from mer_ray.errors import ConfigError, LearnerError
 from mer_ray.evaluation.metrics import waf
+from mer_ray.mining import base
 from mer_ray.tune import candidates
 from mer_ray.tune import controller as controllers
 from mer_ray.tune.search import fit_here
@@ -61,6 +63,35 @@ def test_what_learns_from_the_pool_has_the_last_word_and_what_it_used_is_told(ch
         assert sum(row[f"prob_{name}"] for name in experiment.class_names) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_prior_moves_what_the_student_is_taught_and_says_to_the_shares_expected(tmp_path, here):
+    experiment, _ = made.make(distance=1.2)
+    done = mine(tmp_path / "none", experiment, settings())
+    shares = {"anger": 0.7, "joy": 0.2, "worry": 0.1}
+    prior_C = np.array([shares[name] for name in made.CLASSES])
+    moved = mine(tmp_path / "given", experiment, settings(prior=shares))
+    pool = np.flatnonzero(experiment.pool)
+    said = moved.predictions(1, "lda_em").probabilities_FNC
+    np.testing.assert_array_equal(said, done.predictions(1, "lda_em").probabilities_FNC)
+
+    def taught(run, fold):
+        student = list(run.controller.learners).index("student")
+        return run.mined.rounds[0].selected.of(fold, student)
+
+    assert len(said) == 4
+    for fold in range(4):
+        told, plain = taught(moved, fold), taught(done, fold)
+        np.testing.assert_array_equal(told.clip, plain.clip)
+        expected = base.align(said[fold, pool], prior_C).astype(np.float32)[np.isin(pool, told.clip)]
+        np.testing.assert_array_equal(told.target, expected)
+        before, after = (np.abs(one.target.mean(axis=0) - prior_C).max() for one in (plain, told))
+        assert after < 0.85 * before
+    before, after = (
+        np.abs(np.nanmean(run.predictions(1, "student").probabilities_FNC[:, pool], axis=1) - prior_C).max(axis=1)
+        for run in (done, moved)
+    )
+    assert (after < 0.9 * before).all(), "the student says what it was taught, by every model"
+
+
 def test_it_is_better_than_the_labels_alone_on_the_test_clips(chosen):
     done, truth = chosen
     test = np.array([split is Split.TEST for split in done.experiment.splits])
@@ -93,25 +124,48 @@ def test_where_the_pool_misleads_round_0_has_the_last_word(tmp_path, here):
     assert not (done.mined.adopted >= 0).any()
 
 
-def test_a_cut_off_run_ends_the_same(chosen, tmp_path, here):
+class Cut(BaseException):
+    """The end of the process."""
+
+
+def ended_by(folder):
+    """Ends the process when a learner is fitted."""
+
+    def tell(fitted):
+        if fitted == folder:
+            raise Cut
+
+    return lambda controller: setattr(controller, "on_fit", tell)
+
+
+def ended_amid_the_last_fit(controller):
+    """Ends the process half-way through the fit of the student, which alone is left."""
+
+    def tell(share, what):
+        if share > 0.5 and what.startswith("epoch"):
+            raise Cut
+
+    def fit(context, trials, on_done):
+        assert [trial.folder for trial in trials if context.finished(trial) is None] in ([], ["01/student"])
+        with progress.heard(tell):
+            return fit_here(context, trials, on_done)
+
+    controller.fit = fit
+
+
+def test_a_run_cut_off_between_any_two_candidates_and_amid_the_last_fit_ends_the_same(chosen, tmp_path, here):
     done, _ = chosen
-
-    class Cut(BaseException):
-        """The end of the process."""
-
-    def fits(count):
-        def tell(folder):
-            nonlocal count
-            count -= 1
-            if not count:
-                raise Cut
-
-        return lambda controller: setattr(controller, "on_fit", tell)
-
-    for count in (2, 3, 1):
+    order = done.fits
+    moments = {place: ended_by(order[place]) for place in (1, 4, 5, 6)} | {7: ended_amid_the_last_fit}
+    assert order[4:] == ["00/linear", "00/lda", "01/lda_em", "01/student"]
+    for place, cut in moments.items():
         with pytest.raises(Cut):
-            mine(tmp_path, done.experiment, settings(), fits(count))
+            mine(tmp_path, done.experiment, settings(), cut)
+        fitted = {path.parent.name for path in tmp_path.glob("rounds/*/*/metrics.json")}
+        assert fitted == {folder.rpartition("/")[2] for folder in order[: min(place + 1, 7)]}
     again = mine(tmp_path, done.experiment, settings())
+    assert again.fits == ["01/student"]
+    assert again.mined.choice == done.mined.choice
     assert same(again.mined, done.mined)
     assert artifacts(tmp_path / "rounds") == artifacts(done.rounds)
 
