@@ -37,6 +37,8 @@ ASKED_CPUS = 9
 """What docs/cluster.md says that an encoder asks for, to be sent to a large worker."""
 COMMANDS = [command for command in documented.of_page(PAGE) if command[0].endswith("ray")]
 NUM_CLIPS = 115_595
+STORE_BYTES = 8_000_000_000
+"""Of each node's object store."""
 
 
 def written(name):
@@ -126,6 +128,9 @@ def test_the_head_drives_on_loopback_and_all_spill_to_their_disk(name):
     assert spec["available_node_types"][spec["head_node_type"]]["resources"] == {"CPU": 0}
     head, worker = (parsed(words) for words in starts(spec))
     assert (head["head"], head["num_cpus"], head["dashboard_host"]) == (True, 0, "127.0.0.1")
+    (shared,) = [option for option in spec["docker"]["run_options"] if option.startswith("--shm-size=")]
+    room = int(shared.removeprefix("--shm-size=").removesuffix("g")) * 2**30
+    assert head["object_store_memory"] == worker["object_store_memory"] == STORE_BYTES <= room
     assert head["object_spilling_directory"] == worker["object_spilling_directory"] == "/home/ray/spill"
     assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
     assert f"mkdir -p /home/ray/runs /home/ray/.ray {worker['object_spilling_directory']}" in dockerfile()
@@ -177,7 +182,7 @@ def test_there_are_workers_of_24_gb_and_of_48_and_cpus_tell_them_apart(name):
     gb = {row["encoder"]: float(row["weights, GB"]) for row in table("weights, GB")}
     for size in (small, large):
         fits = [weights for weights in gb.values() if weights + 2 <= size[1]]
-        assert size[2] >= max(fits) + 8 + 8, "weights, object store, and what prepares"
+        assert size[2] >= max(fits) + STORE_BYTES / 1e9 + 8, "weights, object store, and what prepares"
     shared = {f"encoders.{name}.cpus={ASKED_CPUS}" for name in ("llm", "internvit")}
     assert any(shared <= set(command) for command in COMMANDS)
 
@@ -218,8 +223,9 @@ def test_the_job_drives_from_a_head_without_work_behind_a_token():
     assert len({container["image"] for _, container in pods(job).values()}) == 1
     for name, (group, container) in pods(job).items():
         words = [f"--{key}={value}" for key, value in group["rayStartParams"].items()]
-        spill = parsed(["ray", "start", *words])["object_spilling_directory"]
-        assert spill in [mount["mountPath"] for mount in container["volumeMounts"]], name
+        told = parsed(["ray", "start", *words])
+        assert told["object_store_memory"] == STORE_BYTES, name
+        assert told["object_spilling_directory"] in [mount["mountPath"] for mount in container["volumeMounts"]], name
         void = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container.get("env", [])
         assert void is (not name.startswith("gpu")), name
 
