@@ -3,7 +3,6 @@
 What Ray adds is held by ``tests/faults``, ``tests/runtime``, ``tests/tune`` and ``tests/e2e``.
 """
 
-import pickle
 import runpy
 import sys
 from unittest.mock import patch
@@ -12,6 +11,7 @@ import pytest
 
 from mer_ray import config
 from mer_ray.runtime import materialise, session
+from mer_ray.runtime.stream import Done
 from mer_ray.tune import controller
 from mer_ray.tune.search import fit_here
 
@@ -35,12 +35,12 @@ def without_ray(changes):
     """Start no Ray: the batches of a step and the learners of a round are worked on here, one after another."""
     changes.setattr(session, "_connect", lambda runtime, held_bytes: None)
     changes.setattr(session, "_store_sizes", list)
-    changes.setattr(materialise, "_stream", stream)
+    changes.setattr(materialise, "stream", stream)
     changes.setattr(controller, "run", fit_here)
 
 
-def stream(worker, batches):
-    """What an actor would do with each batch; see ``materialise._stream``."""
+def stream(worker, batches, stall_seconds, avoided):
+    """What an actor would do with each batch; see ``runtime.stream``."""
     for batch in batches:
         outcome = worker.run(batch)
-        yield {"rows": outcome.rows, "errors": pickle.dumps(outcome.errors)}
+        yield Done(batch.name, outcome.rows, outcome.errors)

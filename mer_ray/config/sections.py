@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mer_ray.errors import Reason
+from mer_ray.config.addresses import INSTEAD, refused
+from mer_ray.errors import ConfigError, Reason
 from mer_ray.types import MER2024
 
 
@@ -21,6 +22,12 @@ class JobConfig(Section):
 
     Jobs may share a file: a section that another job alone knows is passed over in it.
     """
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Self:
+        if keys := list(refused(self.model_dump())):
+            raise ConfigError(f"{', '.join(keys)}: {INSTEAD}")
+        return self
 
 
 class PluginConfig(Section):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mer_ray.config import addresses
 from mer_ray.data.storage import Store
 from mer_ray.errors import machine_fault
 from mer_ray.types import Clip
@@ -96,6 +97,8 @@ def _forbidden(uri: str) -> str | None:
         return f"is longer than {_MAX_URI_CHARACTERS} characters"
     if ".." in uri.split("/"):
         return "goes up with '..'; name a file beneath data.media_root"
+    if refusal := addresses.refusal(uri):
+        return f"lies where it is not read: {refusal}"
     scheme = _SCHEME.match(uri)
     if scheme and not uri.startswith("s3://"):
         return f"is of the scheme {scheme.group()!r}; only paths and s3:// are opened ('./' before a name with a colon)"

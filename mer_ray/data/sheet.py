@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mer_ray.config import addresses
 from mer_ray.data.storage import Store
 from mer_ray.errors import ManifestError
 
@@ -98,7 +99,8 @@ def read(uri: str, damaged_text: str = "refuse") -> Sheet:
 def _fetch(uri: str) -> bytes:
     if "://" in uri and not uri.startswith("s3://"):
         raise ManifestError(
-            f"files of the scheme {uri.partition('://')[0]}:// are not read; give a path or s3:// address"
+            addresses.refusal(uri)
+            or f"files of the scheme {uri.partition('://')[0]}:// are not read; give a path or s3:// address"
         )
     try:
         if uri.startswith("s3://"):

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 import fsspec
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 
-from mer_ray.errors import StorageError
+from mer_ray.config import addresses
+from mer_ray.errors import ConfigError, StorageError
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
@@ -39,9 +40,12 @@ class Store:
 
     Raises (every method):
         StorageError: the storage refused for good, or still after several tries with growing waits.
+        ConfigError: ``root`` is an address of another kind, which is reached by S3; see ``config.addresses``.
     """
 
     def __init__(self, root: str) -> None:
+        if refusal := addresses.refusal(root):
+            raise ConfigError(refusal)
         self.is_local = "://" not in root
         self.root = str(Path(root).resolve()) if self.is_local else root.rstrip("/")
 

@@ -1,7 +1,7 @@
 """The machine fails, and no clip is blamed for it. Each test asserts that its fault happened."""
 
 import pytest
-from faults.test_materialise import rows_of, step_of, tries
+from made_steps import rows_of, step_of, tries
 
 from mer_ray.config import RuntimeConfig
 from mer_ray.errors import MachineFault, MaterialiseError

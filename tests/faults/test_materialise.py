@@ -9,41 +9,16 @@ import time
 from pathlib import Path
 
 import made_stages
-import pyarrow.parquet as pq
 import pytest
-from made_stages import LengthStage
+from made_steps import rows_of, step_of, tries
 from ray import cloudpickle
 
 from mer_ray.config import RuntimeConfig
-from mer_ray.data.storage import Store
-from mer_ray.data.table import Table, row_key
 from mer_ray.errors import MaterialiseError
-from mer_ray.runtime.materialise import Step, materialise
-from mer_ray.types import Clip, Split
+from mer_ray.runtime.materialise import materialise
 
 pytestmark = pytest.mark.faults
 cloudpickle.register_pickle_by_value(made_stages)
-
-
-def step_of(root: Path, texts: dict[str, str], **options) -> Step:
-    marks = root / "marks"
-    marks.mkdir(parents=True, exist_ok=True)
-    stage = LengthStage(marks, **options)
-    clips = {c: Clip(c, Split.TRAIN, text=text) for c, text in texts.items()}
-    table = Table(Store(str(root / "tables")), stage.name, stage.schema, stage.spec)
-    return Step(stage, table, {c: row_key(c, text) for c, text in texts.items()}, clips)
-
-
-def rows_of(step: Step) -> dict[str, dict]:
-    """The rows by clip, read as a stranger would: every part in the folder; fails on a doubled clip."""
-    rows = pq.read_table(step.table.store.root).to_pylist()
-    assert len({row["clip_id"] for row in rows}) == len(rows), "a clip stands twice"
-    return {row["clip_id"]: row for row in rows}
-
-
-def tries(root: Path, clip_id: str) -> int:
-    path = root / "marks" / f"{clip_id}.tries"
-    return len(path.read_text()) if path.exists() else 0
 
 
 def test_rows_are_made_once_and_only_changed_clips_again(ray_cluster, tmp_path):
@@ -125,7 +100,7 @@ sys.path.insert(0, {tests!r})
 import made_stages
 from ray import cloudpickle
 cloudpickle.register_pickle_by_value(made_stages)
-from faults.test_materialise import step_of
+from made_steps import step_of
 from mer_ray.config import RuntimeConfig
 from mer_ray.runtime.materialise import materialise
 from mer_ray.runtime.session import session
