@@ -25,6 +25,7 @@ from mer_ray.errors import ConfigError, InputError, NotHereError, PluginError, R
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
+from mer_ray.runtime.stream import Fault
 from mer_ray.speech.noise import Noise
 from mer_ray.stages.base import Stage
 from mer_ray.stages.denoise import DenoiseStage
@@ -188,8 +189,12 @@ def run(
                 journal.event("corrupt_part", step=told, part=part, detail=why)
                 console.print(f"[yellow]{told}: {why}; its rows are made again[/]")
 
+            def fault(met: Fault, told: str = told) -> None:
+                journal.event("machine_fault", step=told, node=met.host, detail=met.what)
+                console.print(f"[yellow]{told}: node {met.host}: {met.what}; its batch is made again elsewhere[/]")
+
             upstream = {read: made[read] for read in step.stage.reads if read in made}
-            made[name] = materialise(step, upstream, settings.runtime, show, corrupt)
+            made[name] = materialise(step, upstream, settings.runtime, show, corrupt, fault)
         seconds = round(time.monotonic() - started, 3)
         errors = dict(made[name].errors)
         journal.event("step_done", step=told, seconds=seconds, clips=made[name].rows_made, errors=errors)

@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from mer_ray.config import ExtractConfig
 from mer_ray.data.storage import Store
+from mer_ray.errors import ConfigError
 from mer_ray.pipelines import features
 from mer_ray.types import Clip, Split
 
@@ -28,3 +30,13 @@ def test_what_features_will_take_is_known_before_anything_is_made(tmp_path):
     (dim,) = (step.stage.dim for step in steps if step.stage.name == "words")
     ready = SimpleNamespace(feature=SimpleNamespace(values=np.zeros((3, 7), np.float16)))
     assert features.held_bytes(settings, steps, [ready], len(clips)) == 4 * 3 * dim + 2 * 3 * 7
+
+
+def test_a_stall_shorter_than_a_batch_is_refused(tmp_path):
+    encoders = {"words": {"plugin": "ngrams", "batch_size": 4}}
+    told = {"encoders": encoders, "runtime": {"stall_seconds": 100, "clip_seconds": 30}}
+    with pytest.raises(ConfigError, match=r"stall_seconds=100: a batch of step .* may take \d+ s .* auto") as refused:
+        features.plan(ExtractConfig.model_validate(told), [], Store(str(tmp_path / "tables")))
+    assert refused.value.exit_code == 2
+    told["runtime"]["stall_seconds"] = 10_000
+    features.plan(ExtractConfig.model_validate(told), [], Store(str(tmp_path / "tables")))
