@@ -19,6 +19,7 @@ from mer_ray.errors import ClipError, MerRayError, NoMemoryFault, Reason, machin
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
 from mer_ray.stages.base import Stage, as_struct, failed
+from mer_ray.stages.isolate import dead_device
 
 _STDERR = 2
 _WHY = {
@@ -116,7 +117,7 @@ class Worker:
             with _time_limit(limit_seconds):
                 rows = self._process(batch, prepared)
         except Exception as error:
-            fault = machine_fault(error)
+            fault = machine_fault(error) or dead_device()
             if isinstance(fault, NoMemoryFault):
                 self._without_memory(batch, prepared, outcome, fault, record)
             elif fault:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mer_ray.errors import ClipError, NoMemoryFault, Reason, machine_fault
+from mer_ray.errors import ClipError, MachineFault, NoMemoryFault, Reason, machine_fault
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,9 +23,22 @@ def attempt(function: Callable[[T], R], item: T) -> R | ClipError:
     except ClipError as error:
         return error
     except Exception as error:
-        if fault := machine_fault(error):
+        if fault := machine_fault(error) or dead_device():
             raise fault from error
         return ClipError(Reason.FAILED, f"{type(error).__name__}: {error}"[:500])
+
+
+def dead_device() -> MachineFault | None:
+    """That the GPU of this process answers no more: an exception of its may come late, and look like another."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.zeros(1, device="cuda").add_(1)
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return MachineFault(f"the GPU answers no more: {error}")
+    return None
 
 
 def isolate(function: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R | ClipError]:

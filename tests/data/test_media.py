@@ -15,7 +15,7 @@ import soundfile
 from mer_ray.config import MediaConfig
 from mer_ray.data import containers
 from mer_ray.data.media import Decoder, decode_flac, decode_jpeg, encode_flac, encode_jpeg
-from mer_ray.errors import ClipError, Reason
+from mer_ray.errors import ClipError, MachineFault, Reason
 
 SAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "media_samples.py"))
 voice, drawing, write_media = SAMPLES["voice"], SAMPLES["drawing"], SAMPLES["write_media"]
@@ -313,58 +313,76 @@ def test_a_child_killed_between_clips_is_replaced(folder):
         assert decoder.pid not in {None, pid}
 
 
-def _kill_while_decoding(decoder, times):
-    """Stop each child that is there, wait until it has been asked something, kill it; ``times`` times."""
-    killed = []
+@pytest.fixture
+def strike(monkeypatch):
+    """Sends each decoder that starts from now on a signal before it is asked anything; gives those that it struck."""
 
-    def hunt():
-        deadline = time.monotonic() + 30
-        while len(killed) < times and time.monotonic() < deadline:
-            pid = decoder.pid
-            if pid is not None and pid not in killed:
-                os.kill(pid, signal.SIGSTOP)
-                time.sleep(0.3)
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-            time.sleep(0.002)
+    def begin(how):
+        start, struck = Decoder._start, []
 
-    thread = threading.Thread(target=hunt)
-    thread.start()
-    return thread, killed
+        def start_and_strike(self):
+            child = start(self)
+            os.kill(child.pid, how)
+            struck.append(child.pid)
+            return child
+
+        monkeypatch.setattr(Decoder, "_start", start_and_strike)
+        return struck
+
+    return begin
 
 
 def test_a_child_killed_once_while_decoding_costs_nothing(folder):
-    path = str(folder / "clip.mp4")
+    path, killed = str(folder / "clip.mp4"), []
     with Decoder(MediaConfig()) as decoder:
-        first = decoder.audio(path)
-        thread, killed = _kill_while_decoding(decoder, 1)
-        time.sleep(0.05)
+        first, pid = decoder.audio(path), decoder.pid
+        os.kill(pid, signal.SIGSTOP)  # it is asked, and dies over it
+        killer = threading.Timer(0.3, lambda: killed.append(os.kill(pid, signal.SIGKILL)))
+        killer.start()
         np.testing.assert_array_equal(decoder.audio(path), first)
-        thread.join()
+        killer.join()
         assert len(killed) == 1
+        assert decoder.pid != pid
 
 
-def test_a_clip_that_kills_its_decoder_is_reported_and_the_next_one_decoded(folder):
+def test_a_clip_that_kills_its_decoder_is_reported_and_the_next_one_decoded(folder, strike, monkeypatch):
     path = str(folder / "clip.mp4")
     with Decoder(MediaConfig()) as decoder:
-        decoder.audio(path)
-        thread, killed = _kill_while_decoding(decoder, 2)
-        time.sleep(0.05)
+        struck = strike(signal.SIGSEGV)
         assert reason_of(decoder.audio, path) is Reason.CRASHED
-        thread.join()
-        assert len(set(killed)) == 2
+        assert len(set(struck)) == 2
+        monkeypatch.undo()
         assert decoder.audio(path) is not None
 
 
-def test_a_decoder_that_hangs_is_ended(folder):
-    path = str(folder / "clip.mp4")
+def test_a_decoder_killed_from_outside_is_no_clip_s_fault(folder, strike):
+    struck = strike(signal.SIGKILL)
+    with Decoder(MediaConfig()) as decoder, pytest.raises(MachineFault, match="killed from outside"):
+        decoder.audio(str(folder / "clip.mp4"))
+    assert len(set(struck)) == 2
+
+
+def test_a_decoder_that_does_not_start_is_no_clip_s_fault(folder, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with Decoder(MediaConfig()) as decoder, pytest.raises(MachineFault, match="does not start"):
+        decoder.audio(str(folder / "clip.mp4"))
+
+
+def test_a_clip_that_hangs_its_decoder_twice_is_too_slow(folder, strike):
+    struck = strike(signal.SIGSTOP)
+    start = time.monotonic()
     with Decoder(MediaConfig(decode_seconds=0.5)) as decoder:
-        decoder.audio(path)
+        assert reason_of(decoder.audio, str(folder / "clip.mp4")) is Reason.TIMEOUT
+    assert len(set(struck)) == 2
+    assert time.monotonic() - start < 60
+
+
+def test_a_decoder_that_hangs_once_costs_nothing(folder):
+    path = str(folder / "clip.mp4")
+    with Decoder(MediaConfig(decode_seconds=1.0)) as decoder:
+        first = decoder.audio(path)
         os.kill(decoder.pid, signal.SIGSTOP)
-        start = time.monotonic()
-        assert reason_of(decoder.audio, path) is Reason.TIMEOUT
-        assert time.monotonic() - start < 5
-        assert decoder.audio(path) is not None
+        np.testing.assert_array_equal(decoder.audio(path), first)
 
 
 def test_memory_is_limited(tmp_path):

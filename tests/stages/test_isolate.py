@@ -1,4 +1,9 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from mer_ray.errors import ClipError, NoMemoryFault, Reason, StorageError
 from mer_ray.stages.isolate import isolate
@@ -33,6 +38,39 @@ def test_a_clip_error_keeps_its_reason_and_memory_its_own():
     assert results[1].reason is Reason.TOO_SHORT
     with pytest.raises(NoMemoryFault):
         isolate(lambda xs: (_ for _ in ()).throw(MemoryError()), ["x"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_dead_device_is_found_after_any_exception():
+    """In a process of its own, which is lost."""
+    script = """
+import torch
+from mer_ray.errors import MachineFault
+from mer_ray.stages.isolate import isolate
+def asserts(xs):
+    torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")]
+    raise ValueError("something else")
+torch.zeros(1, device="cuda")
+try:
+    isolate(asserts, ["x"])
+except MachineFault as fault:
+    print("fault:", fault)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "fault: " in done.stdout, done.stderr
+
+
+def test_an_exception_beside_a_device_that_lives_is_the_clip_s(monkeypatch):
+    asked = []
+    alive = SimpleNamespace(
+        zeros=lambda *size, device: SimpleNamespace(add_=asked.append),
+        cuda=SimpleNamespace(is_initialized=lambda: True, synchronize=lambda: asked.append("waited")),
+    )
+    monkeypatch.setitem(sys.modules, "torch", alive)
+    (error,) = isolate(lambda xs: [1 / 0], ["x"])
+    assert error.reason is Reason.FAILED
+    assert asked == [1, "waited"]
 
 
 def test_a_failing_storage_is_no_clips_fault():

@@ -9,7 +9,7 @@ import pytest
 
 from mer_ray import registry
 from mer_ray.config import EncoderConfig, HintConfig
-from mer_ray.errors import ConfigError, PluginError
+from mer_ray.errors import ConfigError, MachineFault, PluginError
 from mer_ray.pretrained import architecture
 from mer_ray.stages import inputs
 from mer_ray.stages.encode import EncodeStage
@@ -98,6 +98,20 @@ def test_a_server_that_refuses_stops_the_run_before_a_clip_is_asked_about(addres
     stage = LLMHintStage(HintConfig(endpoint=address, model="llama"))
     with pytest.raises(PluginError, match=r"401.*OPENAI_API_KEY"):
         stage.setup()
+
+
+def test_a_server_that_goes_down_blames_no_clip(address, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    stage = LLMHintStage(HintConfig(endpoint=address, model="llama", classes=CLASSES))
+    stage.setup()
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    stage._ask.__self__._session.headers["Authorization"] = "Bearer wrong"
+    with pytest.raises(MachineFault, match="refuses: 401"):
+        stage.process(transcripts("how lovely", None))
+    monkeypatch.setattr("mer_ray.stages.llm_hint._RETRIES.total", 0, raising=False)
+    stage._ask.__self__.address = "http://127.0.0.1:9"
+    with pytest.raises(MachineFault, match="does not answer"):
+        stage.process(transcripts("how lovely", None))
 
 
 def test_a_model_on_disk_is_asked_in_batches_as_one_by_one():
