@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mer_ray.config.addresses import INSTEAD, refused
 from mer_ray.errors import ConfigError, Reason
@@ -93,7 +93,37 @@ class MediaConfig(Section):
     decode_memory_bytes: int = Field(2 * 2**30, gt=0, description="memory limit of the decoder's process")
 
 
-class FacesConfig(Section):
+class Pool(Section):
+    """Of a step's workers."""
+
+    actors: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
+        Field(None, description="workers, or [least, most]; default all that fit, now or when the cluster has grown")
+    )
+    memory_bytes: int | None = Field(None, ge=1, description="host memory that a worker needs, by which Ray places it")
+
+    @field_validator("actors")
+    @classmethod
+    def _least_first(cls, actors: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if isinstance(actors, tuple) and actors[0] > actors[1]:
+            raise ValueError(f"[{actors[0]}, {actors[1]}]: the least comes first")
+        return actors
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """Least and most workers; None: as many as there is work for."""
+        if self.actors is None:
+            return 1, None
+        return self.actors if isinstance(self.actors, tuple) else (self.actors, self.actors)
+
+
+class Workers(Pool):
+    """Of a step whose workers are told what they take."""
+
+    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
+
+
+class FacesConfig(Pool):
     enabled: bool = Field(True, description="find faces in videos")
     detector: PluginConfig = Field(PluginConfig(name="haar"), description="face detector")
     fps: float = Field(5.0, gt=0, le=60, description="frames per second of the face track")
@@ -101,7 +131,7 @@ class FacesConfig(Section):
     max_frames: int = Field(150, ge=1, description="frames kept of a long clip, evenly spaced")
 
 
-class DenoiseConfig(Section):
+class DenoiseConfig(Workers):
     enabled: bool | Literal["auto"] = Field(
         False,
         description="separate noisy voices and keep what the recogniser understands better; auto: where there is one",
@@ -114,11 +144,9 @@ class DenoiseConfig(Section):
     )
     threshold: float = Field(0.1, ge=0, le=1, description="similarity gap above which a stream replaces the original")
     batch_size: int = Field(16, ge=1, description="clips per batch and Parquet part")
-    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs per worker, for separator and recogniser together")
 
 
-class TranscribeConfig(Section):
+class TranscribeConfig(Workers):
     enabled: bool | Literal["auto"] = Field(
         False, description="transcribe clips that have no text; auto: where there is a recogniser"
     )
@@ -133,12 +161,10 @@ class TranscribeConfig(Section):
         "what the recogniser understands best",
     )
     batch_size: int = Field(64, ge=1, description="clips per batch and Parquet part")
-    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
     max_characters: int = Field(4000, ge=1, description="longer transcripts are truncated, and that is recorded")
 
 
-class HintConfig(Section):
+class HintConfig(Workers):
     """A language model's ranking of the classes by the transcript alone, for text encoders to read (P3 section 3.4)."""
 
     endpoint: str | None = Field(None, description="address of an OpenAI-compatible server, e.g. http://host:8000/v1")
@@ -157,11 +183,9 @@ class HintConfig(Section):
     )
     max_tokens: int = Field(96, ge=1, description="most tokens of an answer")
     at_once: int = Field(8, ge=1, description="requests to the endpoint, or texts of one forward, at a time")
-    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
 
 
-class EncoderConfig(Section):
+class EncoderConfig(Workers):
     plugin: str = Field(description="encoder plug-in")
     options: dict[str, Any] = Field(default_factory=dict, description="fields of the plug-in's Config")
     pooling: Literal["mean", "mean_std"] | list[Literal["mean", "mean_std"]] = Field(
@@ -177,8 +201,6 @@ class EncoderConfig(Section):
     batch_size: int | None = Field(
         None, ge=1, description="clips per batch and Parquet part; default 16, 64 for an encoder with weights"
     )
-    cpus: float = Field(1.0, gt=0, description="CPUs per worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs per worker")
 
     @property
     def poolings(self) -> tuple[Literal["mean", "mean_std"], ...]:
@@ -352,8 +374,9 @@ class SubmissionConfig(Section):
 
 class RuntimeConfig(Section):
     num_cpus: int | None = Field(None, ge=1, description="CPUs of an embedded Ray; default all of this machine")
-    object_store_bytes: int | None = Field(
-        None, ge=80 * 2**20, description="object store of an embedded Ray; default 400 MiB and what learning puts in it"
+    object_store_bytes: Annotated[int, Field(ge=80 * 2**20)] | Literal["auto"] = Field(
+        "auto",
+        description="object store of an embedded Ray; auto: 30% of the memory, and room for what learning puts in it",
     )
     max_attempts: int = Field(2, ge=1, description="times a batch may kill its worker before it is halved")
     max_machine_faults: int = Field(

@@ -193,11 +193,14 @@ def run(
                 journal.event("machine_fault", step=told, node=met.host, detail=met.what)
                 console.print(f"[yellow]{told}: node {met.host}: {met.what}; its batch is made again elsewhere[/]")
 
+            def note(what: str, told: str = told) -> None:
+                console.print(f"[yellow]{told}: {what}[/]")
+
             upstream = {read: made[read] for read in step.stage.reads if read in made}
-            made[name] = materialise(step, upstream, settings.runtime, show, corrupt, fault)
+            made[name] = materialise(step, upstream, settings.runtime, show, corrupt, fault, note)
         seconds = round(time.monotonic() - started, 3)
-        errors = dict(made[name].errors)
-        journal.event("step_done", step=told, seconds=seconds, clips=made[name].rows_made, errors=errors)
+        errors, usage = dict(made[name].errors), made[name].usage
+        journal.event("step_done", step=told, seconds=seconds, clips=made[name].rows_made, errors=errors, **usage)
     return made
 
 

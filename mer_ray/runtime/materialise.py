@@ -20,7 +20,9 @@ from mer_ray.data.retries import Retries
 from mer_ray.data.table import RowRef, Table
 from mer_ray.errors import MachineFault, MaterialiseError
 from mer_ray.runtime.batches import Batch, cut
+from mer_ray.runtime.session import least_store_bytes
 from mer_ray.runtime.stream import Done, Fault, Stalled, stream
+from mer_ray.runtime.usage import Usage
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Stage
 from mer_ray.types import Clip
@@ -60,12 +62,14 @@ class Made:
         refs: where the row of each wanted clip stands.
         rows_made: rows made by this run; the others were there.
         errors: errors among the rows made, by reason.
+        usage: how busy the workers were, see ``Usage.figures``.
     """
 
     table: Table
     refs: Mapping[str, RowRef]
     rows_made: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,6 +89,7 @@ def materialise(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_corrupt: Callable[[str, str], None] = lambda part, why: None,
     on_fault: Callable[[Fault], None] = lambda fault: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Made:
     """Make the rows of ``step.keys`` that its table lacks.
 
@@ -108,7 +113,14 @@ def materialise(
     tables = {name: made.table for name, made in upstream.items()}
     worker = Worker(step.stage, step.table, tables, uuid.uuid4().hex[:12], runtime.max_attempts)
 
+    usage, store_bytes, noted = Usage(), least_store_bytes(), False
+
     def count(done: Done) -> None:
+        nonlocal noted
+        usage.add(done)
+        if not noted and (note := usage.short_of(store_bytes)):
+            noted = True
+            on_note(note)
         progress.done += done.rows
         progress.errors.update(done.errors)
         on_progress(progress)
@@ -121,7 +133,8 @@ def materialise(
             f"step {step.stage.name}: {len(missing)} rows are missing after the run, e.g. {missing[0]}; "
             "give the same command again"
         )
-    return Made(step.table, made, len(step.keys) - len(refs), progress.errors)
+    figures = usage.figures(step.stage.resources.gpus)
+    return Made(step.table, made, len(step.keys) - len(refs), progress.errors, figures)
 
 
 def _make(

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray._common.utils import get_system_memory
 from ray._private import auto_init_hook
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from mer_ray.errors import MerRayError
 from mer_ray.runtime.console import waiting
 
 _STORE_BYTES = 400 * 2**20
+_STORE_SHARE = 0.3
 _SHARED = Path("/dev/shm")
 
 
@@ -76,20 +78,22 @@ def _own_handler() -> Iterator[None]:
 
 
 def store_bytes(runtime: RuntimeConfig, held_bytes: int) -> int:
-    """How large the object store of an embedded Ray is: as it is told, else with room for what it is to hold.
+    """How large the object store of an embedded Ray is: as it is told, else a share of what this process may have.
 
-    It lies in memory, and takes no more of that, or of what may be shared, than leaves processes theirs.
+    It has room for what it is to hold. It lies in memory, and takes no more of that, or of what may be shared, than
+    leaves processes theirs.
     """
-    if runtime.object_store_bytes is not None:
+    if runtime.object_store_bytes != "auto":
         return runtime.object_store_bytes
     shared = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else 2 * 2**30  # Ray's own bound on macOS
     most = min(0.9 * shared, 0.5 * psutil.virtual_memory().available)
-    return int(max(_STORE_BYTES, min(_STORE_BYTES + held_bytes, most)))
+    wanted = max(_STORE_SHARE * get_system_memory(), _STORE_BYTES + held_bytes)
+    return int(max(_STORE_BYTES, min(wanted, most)))
 
 
 def short_of(held_bytes: int) -> str | None:
     """What to tell the user when Ray's object store on some node cannot hold so much, else None. Ray is running."""
-    least = min(_store_sizes(), default=held_bytes)
+    least = least_store_bytes()
     if least >= held_bytes:
         return None
     return (
@@ -97,6 +101,11 @@ def short_of(held_bytes: int) -> str | None:
         "rest goes over the disk, which is slow. Set runtime.object_store_bytes, or start the nodes of a cluster with "
         "a larger --object-store-memory"
     )
+
+
+def least_store_bytes() -> float:
+    """Of the node whose object store is the smallest; infinite where none tells. Ray is running."""
+    return min(_store_sizes(), default=float("inf"))
 
 
 def _store_sizes() -> list[float]:

@@ -11,14 +11,16 @@ import os
 import pickle
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import cloudpickle
+from ray._private.state import state as global_state
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -55,12 +57,19 @@ class Done:
         rows: made, or found there.
         errors: among them, by reason.
         fault: why there are none.
+        worker: node and process that did it.
+        times: when it began and ended there, seconds.
+        prepared_seconds, prepared_bytes: of the task that worked ahead of it; 0 where none did.
     """
 
     batch: str
     rows: int
     errors: Counter[str]
     fault: Fault | None = None
+    worker: str = ""
+    times: tuple[float, float] = (0.0, 0.0)
+    prepared_seconds: float = 0.0
+    prepared_bytes: int = 0
 
 
 class Stalled(MaterialiseError):
@@ -177,15 +186,28 @@ def _ahead_cpus(resources: Resources, cluster: Mapping[str, float]) -> int:
 
 
 def _pool(resources: Resources, num_batches: int, ahead_cpus: int) -> ActorPoolStrategy:
-    """As many actors as the cluster's CPUs (or GPUs) take, and no more than there are batches."""
-    cluster = ray.cluster_resources()
+    """As many actors as fit, or may when the cluster has grown, within their bounds and no more than there are batches.
+
+    All are asked for at once: a pool on GPUs may not grow later, and work begins with the first that is there.
+    """
+    cluster = _may_come()
     fits = int((cluster.get("CPU", 1) - ahead_cpus) // resources.cpus)
     if resources.gpus:
         fits = min(fits, int(cluster.get("GPU", 0) // resources.gpus))
-    initial = max(1, min(fits, num_batches, resources.max_actors or fits))
-    most = max(initial, min(num_batches, resources.max_actors or num_batches))
-    least = min(resources.min_actors, initial)
-    return ActorPoolStrategy(min_size=least, max_size=most, initial_size=initial)
+    if resources.memory_bytes:
+        fits = min(fits, int(cluster.get("memory", 0) // resources.memory_bytes))
+    wanted = min(num_batches, resources.max_actors or num_batches)
+    initial = max(1, min(fits, wanted))
+    return ActorPoolStrategy(
+        min_size=min(resources.min_actors, initial), max_size=max(initial, wanted), initial_size=initial
+    )
+
+
+def _may_come() -> dict[str, float]:
+    """What the cluster has, or has when it has grown as far as its autoscaler may."""
+    there: dict[str, float] = ray.cluster_resources()
+    grown = global_state.get_max_resources_from_cluster_config() if ray.is_initialized() else None
+    return {name: max(there.get(name, 0), (grown or {}).get(name, 0)) for name in {*there, *(grown or {})}}
 
 
 class _Actor:
@@ -202,6 +224,7 @@ class _Actor:
         batch: Batch = pickle.loads(rows["batch"][0].as_py())
         if self.is_spent:
             os._exit(1)  # Ray starts this process anew, and asks it again
+        started = time.monotonic()
         try:
             outcome = self.worker.run(batch, _payload(rows))
             done = Done(batch.name, outcome.rows, outcome.errors)
@@ -211,6 +234,10 @@ class _Actor:
                 raise
             self.is_spent = True
             done = Done(batch.name, 0, Counter(), Fault(self.worker.node, os.uname().nodename, str(fault)))
+        done = replace(done, worker=f"{self.worker.node} {os.getpid()}", times=(started, time.monotonic()))
+        if "seconds" in rows.column_names:
+            ahead = rows["seconds"][0].as_py(), len(rows["payload"][0].as_buffer() or b"")
+            done = replace(done, prepared_seconds=ahead[0], prepared_bytes=ahead[1])
         return pa.table({"done": [pickle.dumps(done)]})
 
 
@@ -222,15 +249,17 @@ def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
     """Load and prepare one batch in a task; where that fails, the actor does it again under its guard."""
     preparer: Worker = pickle.loads(worker)
     batch: Batch = pickle.loads(rows["batch"][0].as_py())
+    started = time.monotonic()
     try:
         prepared = preparer.stage.prepare(preparer.load(batch))
     except Exception:  # noqa: BLE001 - it is raised again in the actor, with the batch under guard
         _LOG.warning("step %s: preparing a batch failed, its actor tries again", preparer.stage.name, exc_info=True)
-        return rows.append_column("payload", pa.nulls(1, pa.large_binary()))
+        return rows.append_column("payload", pa.nulls(1, pa.large_binary())).append_column("seconds", pa.array([0.0]))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, prepared.schema) as writer:
         writer.write_table(prepared)
-    return rows.append_column("payload", pa.array([sink.getvalue().to_pybytes()], pa.large_binary()))
+    rows = rows.append_column("payload", pa.array([sink.getvalue().to_pybytes()], pa.large_binary()))
+    return rows.append_column("seconds", pa.array([time.monotonic() - started]))
 
 
 def _payload(rows: pa.Table) -> pa.Table | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mer_ray.config import Pool
 from mer_ray.errors import ClipError
 
 ROW_FIELDS = (
@@ -31,7 +32,7 @@ class Resources:
     Attributes:
         cpus, gpus: per actor; fractions allowed.
         memory_bytes: host memory per actor, told to Ray so that it does not overfill a node; None leaves it out.
-        min_actors, max_actors: bounds of the actor pool; ``max_actors`` None means as many as the cluster's CPUs take.
+        min_actors, max_actors: bounds of the actor pool; ``max_actors`` None means as many as the cluster takes.
         batch_size: clips per batch, and so per Parquet part.
         clip_seconds: time limit per clip; a batch of n clips may take n times as long.
     """
@@ -43,6 +44,12 @@ class Resources:
     max_actors: int | None = None
     batch_size: int = 16
     clip_seconds: float = 60.0
+
+    @classmethod
+    def of(cls, pool: Pool, *, batch_size: int, clip_seconds: float, cpus: float = 1.0, gpus: float = 0.0) -> Resources:
+        """As a step's settings have it."""
+        least, most = pool.bounds
+        return cls(cpus, gpus, pool.memory_bytes, least, most, batch_size, clip_seconds)
 
     @property
     def batch_seconds(self) -> float:

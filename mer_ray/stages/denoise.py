@@ -53,7 +53,8 @@ class DenoiseStage(Stage):
         self.media = media
         self.denoise = denoise
         self.noise = noise
-        self.resources = Resources(
+        self.resources = Resources.of(
+            denoise,
             cpus=denoise.cpus,
             gpus=denoise.gpus if denoise.enabled else 0.0,
             batch_size=denoise.batch_size,

@@ -49,7 +49,8 @@ class EncodeStage(Stage):
             raise ConfigError(f"encoders.{name}.hears: {encoder_config.plugin} reads no sound")
         self.reads = (*self.encoder.reads, "hint") if encoder_config.hint else self.encoder.reads
         self.poolings = tuple(Pooling(how) for how in encoder_config.poolings)
-        self.resources = Resources(
+        self.resources = Resources.of(
+            encoder_config,
             cpus=encoder_config.cpus,
             gpus=encoder_config.gpus,
             batch_size=encoder_config.batch_size or self.encoder.batch_size,

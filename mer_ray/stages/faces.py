@@ -54,7 +54,7 @@ class FacesStage(Stage):
     def __init__(self, media: MediaConfig, faces: FacesConfig, clip_seconds: float) -> None:
         self.media = media
         self.faces = faces
-        self.resources = Resources(batch_size=16, clip_seconds=clip_seconds)
+        self.resources = Resources.of(faces, batch_size=16, clip_seconds=clip_seconds)
         self._detector: Detector = registry.build("detectors", faces.detector.name, faces.detector.options)
 
     @property

@@ -57,7 +57,7 @@ class LLMHintStage(Stage):
         if "{text}" not in hint.prompt or "{classes}" not in hint.prompt:
             raise ConfigError("hint.prompt: the places of the transcript and the classes are written {text}, {classes}")
         self.hint, self.weights = hint, None if hint.weights is None else _weights(hint.weights)
-        self.resources = Resources(cpus=hint.cpus, gpus=hint.gpus, batch_size=64, clip_seconds=_ANSWER_SECONDS)
+        self.resources = Resources.of(hint, cpus=hint.cpus, gpus=hint.gpus, batch_size=64, clip_seconds=_ANSWER_SECONDS)
         self._ask: Ask | None = None
 
     @property

@@ -52,8 +52,8 @@ class TranscribeStage(Stage):
         self._punctuator: Punctuator | None = None
         self._denoised_by: Hearing | None = None
         gpus = transcribe.gpus if transcribe.enabled else 0.0
-        self.resources = Resources(
-            cpus=transcribe.cpus, gpus=gpus, batch_size=transcribe.batch_size, clip_seconds=clip_seconds
+        self.resources = Resources.of(
+            transcribe, cpus=transcribe.cpus, gpus=gpus, batch_size=transcribe.batch_size, clip_seconds=clip_seconds
         )
         if transcribe.enabled:
             self._hearing = Hearing(transcribe.recogniser, gpus)

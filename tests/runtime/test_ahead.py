@@ -34,6 +34,24 @@ def test_what_a_task_prepared_is_what_the_actor_works_on(tmp_path, monkeypatch):
     assert table.take([refs["a"], refs["b"]], ["letters"])["letters"].to_pylist() == [4, 7]
 
 
+def test_a_pool_begins_with_all_that_may_come_within_its_bounds(monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4, "memory": 8e9})
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    state = stream.global_state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 32, "GPU": 8}, raising=False)
+
+    def sizes(**resources):
+        pool = stream._pool(Resources(**resources), 99, 0)
+        return pool.min_size, pool.initial_size, pool.max_size
+
+    assert sizes() == (1, 32, 99)
+    assert sizes(gpus=1.0) == (1, 8, 99)
+    assert sizes(min_actors=2, max_actors=5) == (2, 5, 5)
+    assert sizes(memory_bytes=3 * 10**9) == (1, 2, 99), "as many as the memory holds"
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None, raising=False)
+    assert sizes() == (1, 4, 99), "a cluster that does not grow"
+
+
 @pytest.mark.parametrize(
     ("cluster", "gpus", "expected"),
     [

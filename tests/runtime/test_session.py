@@ -47,6 +47,7 @@ def test_the_object_store_has_room_for_what_it_is_to_hold_as_far_as_there_is_mem
     shared, memory = SimpleNamespace(free=8 * gib), SimpleNamespace(available=10 * gib)
     monkeypatch.setattr(sessions.shutil, "disk_usage", lambda path: shared)
     monkeypatch.setattr(sessions.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(sessions, "get_system_memory", lambda: gib)
     least = sessions.store_bytes(RuntimeConfig(), 0)
     assert least == 400 * 2**20
     assert sessions.store_bytes(RuntimeConfig(), 3 * gib) == least + 3 * gib
@@ -56,6 +57,9 @@ def test_the_object_store_has_room_for_what_it_is_to_hold_as_far_as_there_is_mem
     shared.free = 0
     assert sessions.store_bytes(RuntimeConfig(), 9 * gib) == least, "as small as it ever was"
     assert sessions.store_bytes(RuntimeConfig(object_store_bytes=gib), 9 * gib) == gib, "as it is told"
+    shared.free = 8 * gib
+    monkeypatch.setattr(sessions, "get_system_memory", lambda: 10 * gib)
+    assert sessions.store_bytes(RuntimeConfig(), 0) == 3 * gib, "of what the container may use"
 
 
 def test_what_a_store_cannot_hold_is_told(ray_cluster):
