@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mer_ray.errors import ClipError, Reason
 from mer_ray.stages.base import Resources, Stage, failed
+from mer_ray.stages.limit import one_by_one
 
 
 class LengthStage(Stage):
@@ -41,7 +42,9 @@ class LengthStage(Stage):
         return {"version": self.version}
 
     def process(self, batch: pa.Table) -> pa.Table:
-        return self.rows_to_table([self._row(row["clip_id"], row["clip"]["text"]) for row in batch.to_pylist()])
+        return self.rows_to_table(
+            [self._row(row["clip_id"], row["clip"]["text"]) for row in one_by_one(batch.to_pylist())]
+        )
 
     def _row(self, clip_id: str, text: str) -> dict[str, object]:
         with (self.marks / f"{clip_id}.tries").open("a") as file:

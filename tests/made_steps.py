@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import made_stages
 import pyarrow.parquet as pq
 from made_stages import LengthStage
+from ray import cloudpickle
 
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
 from mer_ray.runtime.materialise import Step
 from mer_ray.types import Clip, Split
+
+cloudpickle.register_pickle_by_value(made_stages)
 
 
 def step_of(root: Path, texts: dict[str, str], **options) -> Step:

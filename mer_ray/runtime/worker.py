@@ -6,10 +6,8 @@ anywhere, the batch is begun again by whoever finds it without a part.
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -20,8 +18,8 @@ from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
 from mer_ray.stages.base import Stage, as_struct, failed
 from mer_ray.stages.isolate import dead_device
+from mer_ray.stages.limit import time_limit
 
-_STDERR = 2
 _WHY = {
     Reason.CRASHED: "killed its worker",
     Reason.TIMEOUT: "ran into its time limit",
@@ -114,7 +112,7 @@ class Worker:
         limit_seconds = self.stage.resources.clip_seconds * len(batch)
         record = self.attempts.begin(name, limit_seconds, self.node)
         try:
-            with _time_limit(limit_seconds):
+            with time_limit(limit_seconds, self.stage.resources.clip_seconds):
                 rows = self._process(batch, prepared)
         except Exception as error:
             fault = machine_fault(error) or dead_device()
@@ -177,16 +175,3 @@ def _as_clip_error(error: Exception) -> ClipError:
         return ClipError(Reason.OUT_OF_MEMORY, "a batch of this clip alone does not fit in memory")
     message = str(error) if isinstance(error, MerRayError) else f"{type(error).__name__}: {error}"
     return ClipError(Reason.FAILED, message[:500])
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """End this process, with a trace of every thread on standard error, when the body takes longer.
-
-    The timer is a thread of C, which fires though a library hangs and holds the interpreter's lock.
-    """
-    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()

@@ -34,7 +34,7 @@ class Resources:
         memory_bytes: host memory per actor, told to Ray so that it does not overfill a node; None leaves it out.
         min_actors, max_actors: bounds of the actor pool; ``max_actors`` None means as many as the cluster takes.
         batch_size: clips per batch, and so per Parquet part.
-        clip_seconds: time limit per clip; a batch of n clips may take n times as long.
+        clip_seconds: time limit per clip; a batch of n clips may take n times as long, see ``stages.limit``.
     """
 
     cpus: float = 1.0

@@ -23,6 +23,7 @@ from mer_ray.stages.decode import clip_audio
 from mer_ray.stages.hearing import TRANSCRIPT, Hearing, to_column
 from mer_ray.stages.inputs import as_prepared, read_prepared
 from mer_ray.stages.isolate import attempt, isolate
+from mer_ray.stages.limit import one_by_one
 from mer_ray.stages.plugins import build, plugin_spec
 
 CHOICES = ("original", "stream_0", "stream_1")
@@ -118,7 +119,7 @@ class DenoiseStage(Stage):
     def prepare(self, batch: pa.Table) -> pa.Table:
         """Decode the media, so that ``process`` has the models' work alone."""
         made: list[dict[str, Any] | ClipError | None] = []
-        for clip in batch.column("clip").to_pylist():
+        for clip in one_by_one(batch.column("clip").to_pylist()):
             sound = attempt(self._sound, clip)
             made.append({"audio": sound.tobytes()} if isinstance(sound, np.ndarray) else sound)
         return pa.table({"clip_id": batch.column("clip_id"), "prepared": as_prepared(made)})

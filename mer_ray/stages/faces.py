@@ -18,6 +18,7 @@ from mer_ray.errors import ClipError, Reason, machine_fault
 from mer_ray.stages.base import Resources, Stage, absent, failed
 from mer_ray.stages.decode import decoder
 from mer_ray.stages.isolate import attempt
+from mer_ray.stages.limit import one_by_one
 from mer_ray.stages.plugins import plugin_spec
 from mer_ray.stages.tracks import crop, main_track, resized
 
@@ -86,7 +87,7 @@ class FacesStage(Stage):
     def process(self, batch: pa.Table) -> pa.Table:
         """See the base class."""
         rows = []
-        for clip in batch.column("clip").to_pylist():
+        for clip in one_by_one(batch.column("clip").to_pylist()):
             found = attempt(self._find, clip)
             rows.append(self._row(clip["clip_id"], found))
         return self.rows_to_table(rows)

@@ -65,6 +65,13 @@ def test_a_clip_without_memory_is_the_only_one_blamed(ray_cluster, tmp_path):
     assert tries(tmp_path, "c2") >= 2
 
 
+def test_a_clip_that_hangs_in_a_full_batch_costs_one_command_and_the_time_of_a_few_clips(ray_cluster, tmp_path):
+    step = step_of(tmp_path, {f"c{i}": "hang" if i == 5 else "x" for i in range(16)}, batch_size=16, clip_seconds=2.0)
+    materialise(step, {}, RuntimeConfig())
+    assert {c: row["error"] for c, row in rows_of(step).items() if row["error"]} == {"c5": "timeout"}
+    assert tries(tmp_path, "c5") == 2 + 3 + 2, "the batch twice, its halves, and alone"
+
+
 def test_a_step_that_stalls_is_begun_once_more(ray_cluster, tmp_path):
     texts = {"a": "await kill", "b": "x"}
     step = step_of(tmp_path, texts, batch_size=1, clip_seconds=60.0)

@@ -8,17 +8,14 @@ import threading
 import time
 from pathlib import Path
 
-import made_stages
 import pytest
 from made_steps import rows_of, step_of, tries
-from ray import cloudpickle
 
 from mer_ray.config import RuntimeConfig
 from mer_ray.errors import MaterialiseError
 from mer_ray.runtime.materialise import materialise
 
 pytestmark = pytest.mark.faults
-cloudpickle.register_pickle_by_value(made_stages)
 
 
 def test_rows_are_made_once_and_only_changed_clips_again(ray_cluster, tmp_path):
