@@ -28,6 +28,7 @@ from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.noise_track import Track
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
+from mer_ray.runtime import metrics
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import session, short_of
@@ -145,6 +146,8 @@ def _mine(
             nonlocal phase
             phase = f"round {fields['round']}" if kind == "round_started" else phase
             journal.event(kind, **fields)
+            if kind == "round_done":
+                metrics.tell_round(fields)
 
         def show(what: str) -> None:
             times = 1 if settings.mining.strategy == AUTO else settings.mining.rounds + 1

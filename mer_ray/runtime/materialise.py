@@ -19,6 +19,7 @@ from mer_ray.config import RuntimeConfig
 from mer_ray.data.retries import Retries
 from mer_ray.data.table import RowRef, Table
 from mer_ray.errors import MachineFault, MaterialiseError
+from mer_ray.runtime import metrics
 from mer_ray.runtime.batches import Batch, cut
 from mer_ray.runtime.session import least_store_bytes
 from mer_ray.runtime.stream import Done, Fault, Stalled, stream
@@ -117,7 +118,7 @@ def materialise(
 
     def count(done: Done) -> None:
         nonlocal noted
-        usage.add(done)
+        metrics.tell_batch(step.stage.name, done, step.stage.resources.batch_size, usage.add(done))
         if not noted and (note := usage.short_of(store_bytes)):
             noted = True
             on_note(note)

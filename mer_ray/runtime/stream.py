@@ -57,6 +57,7 @@ class Done:
         rows: made, or found there.
         errors: among them, by reason.
         fault: why there are none.
+        num_bytes: of the rows made.
         worker: node and process that did it.
         times: when it began and ended there, seconds.
         prepared_seconds, prepared_bytes: of the task that worked ahead of it; 0 where none did.
@@ -66,6 +67,7 @@ class Done:
     rows: int
     errors: Counter[str]
     fault: Fault | None = None
+    num_bytes: int = 0
     worker: str = ""
     times: tuple[float, float] = (0.0, 0.0)
     prepared_seconds: float = 0.0
@@ -227,7 +229,7 @@ class _Actor:
         started = time.monotonic()
         try:
             outcome = self.worker.run(batch, _payload(rows))
-            done = Done(batch.name, outcome.rows, outcome.errors)
+            done = Done(batch.name, outcome.rows, outcome.errors, num_bytes=outcome.num_bytes)
         except Exception as error:
             fault = machine_fault(error)
             if fault is None:
@@ -253,7 +255,8 @@ def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
     try:
         prepared = preparer.stage.prepare(preparer.load(batch))
     except Exception:  # noqa: BLE001 - it is raised again in the actor, with the batch under guard
-        _LOG.warning("step %s: preparing a batch failed, its actor tries again", preparer.stage.name, exc_info=True)
+        told = "step %s, node %s: preparing a batch failed, its actor tries again"
+        _LOG.warning(told, preparer.stage.name, os.uname().nodename, exc_info=True)
         return rows.append_column("payload", pa.nulls(1, pa.large_binary())).append_column("seconds", pa.array([0.0]))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, prepared.schema) as writer:

@@ -26,14 +26,15 @@ class Usage:
     prepared_seconds: float = 0.0
     largest_bytes: int = 0
 
-    def add(self, done: Done) -> None:
-        """Count a batch."""
+    def add(self, done: Done) -> float:
+        """Count a batch; gives the seconds that its worker waited for it since the one before."""
         started, ended = done.times
-        first, last = self.spans.get(done.worker, done.times)
+        first, last = self.spans.get(done.worker, (started, started))
         self.spans[done.worker] = min(first, started), max(last, ended)
         self.busy_seconds += ended - started
         self.prepared_seconds += done.prepared_seconds
         self.largest_bytes = max(self.largest_bytes, done.prepared_bytes)
+        return max(0.0, started - last)
 
     def figures(self, gpus: float) -> dict[str, float]:
         """``busy_share``, of the time between a worker's first batch and its last, and ``cpus_per_gpu``.

@@ -29,9 +29,10 @@ _WHY = {
 
 @dataclass
 class Outcome:
-    """What became of a batch: rows made and rows in error by reason."""
+    """What became of a batch: rows made, and of them rows in error by reason, and bytes in memory."""
 
     rows: int = 0
+    num_bytes: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -165,6 +166,7 @@ class Worker:
         self.table.commit(rows, batch.keys, self.stage.provenance)
         self.attempts.end(batch.name)
         outcome.rows += len(batch)
+        outcome.num_bytes += rows.nbytes
         outcome.errors.update(error for error in rows["error"].to_pylist() if error)
 
 
