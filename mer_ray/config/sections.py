@@ -57,6 +57,7 @@ class TablesConfig(Section):
     dir: str | None = Field(None, description="where tables are kept, may be shared by runs; default <run.dir>/tables")
     retry_errors: list[Reason] | Literal["all"] = Field(
         [],
+        exclude=True,  # it is of the command, not of the run, and no digest knows it
         description="reasons, or all: rows in error for one of them are made anew by this command, and what reads them",
     )
 

@@ -135,15 +135,14 @@ class Finished:
 
 
 def read_settings(run_dir: Store) -> MineConfig:
-    """The settings that a run was made with, less ``tables.retry_errors``, which was asked of that command alone.
+    """The settings that a run was made with.
 
     Raises:
         ConfigError: there is no run, or not one of ``jobs/mine.py`` as it is here.
     """
     place = run_dir.path("config.yaml")
     try:
-        found = MineConfig.model_validate(yaml.safe_load(run_dir.read("config.yaml")))
-        return found.model_copy(update={"tables": found.tables.model_copy(update={"retry_errors": []})})
+        return MineConfig.model_validate(yaml.safe_load(run_dir.read("config.yaml")))
     except FileNotFoundError as error:
         raise ConfigError(f"{place} is not there: {run_dir} is no run; give the run.dir of jobs/mine.py") from error
     except ValidationError as error:

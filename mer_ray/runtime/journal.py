@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import json
 import os
 import platform
 import re
 import subprocess
+import uuid
 from collections import defaultdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,13 +27,19 @@ _SECRET_KEY = re.compile(r"secret|token(?!s)|password|credential|api_?key", re.I
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _URL_SECRET = re.compile(r"(?i)([?&][^=&\s]*(?:signature|token|secret|credential|key)[^=&\s]*=)[^&\s]+")
 _HIDDEN = "***"
+_EVENTS = "_events"
 
 
 class Journal:
-    """Writes ``config.yaml``, ``environment.json`` and ``events.jsonl``. Secrets are redacted in all three."""
+    """Writes ``config.yaml``, ``environment.json`` and ``events.jsonl``. Secrets are redacted in all three.
+
+    A bucket appends nothing: there an event is an object in ``_events/``, so that no writer loses another's, and
+    ``events.jsonl`` is put together of them at the end of the job, as well as it may end.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._order = itertools.count()
 
     def open(self, settings: config.Section) -> None:
         """Write the config, with its digest, and the environment, and note the start."""
@@ -40,12 +49,13 @@ class Journal:
         self.store.write("config.yaml", text.encode())
         self.store.write("environment.json", json.dumps(environment(), indent=2).encode())
         self.event("run_started", config_digest=digest)
+        if not self.store.is_local:
+            atexit.register(self.gather)
 
     def event(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - whatever JSON takes
-        """Append one line to ``events.jsonl``."""
-        line = json.dumps(
-            {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **redact(fields)}
-        )
+        """Add one line to ``events.jsonl``."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": kind, **redact(fields)})
         if self.store.is_local:
             with open(self.store.path("events.jsonl"), "ab+") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -53,7 +63,7 @@ class Journal:
                 cut_short = file.read(1) not in (b"", b"\n")
                 file.write(b"\n" * cut_short + line.encode() + b"\n")
         else:
-            self.store.write("events.jsonl", b"".join([self._lines(), line.encode(), b"\n"]))
+            self.store.write(f"{_EVENTS}/{now}.{next(self._order):06}.{uuid.uuid4().hex[:8]}", line.encode())
 
     def events(self) -> list[dict[str, Any]]:
         """Every event so far, of earlier starts too; a line cut short by a kill is passed over."""
@@ -74,11 +84,20 @@ class Journal:
                 totals[event["step"]]["clips"] += event["clips"]
         return dict(totals)
 
+    def gather(self) -> None:
+        """Make ``events.jsonl`` whole, in a bucket."""
+        if lines := self._lines():
+            self.store.write("events.jsonl", lines)
+
     def _lines(self) -> bytes:
         try:
-            return self.store.read("events.jsonl")
+            gathered = self.store.read("events.jsonl")
         except FileNotFoundError:
-            return b""
+            gathered = b""
+        if self.store.is_local:
+            return gathered
+        single = (self.store.read(f"{_EVENTS}/{name}") for name in self.store.files(_EVENTS))
+        return b"".join(line + b"\n" for line in dict.fromkeys([*gathered.splitlines(), *single]))
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Training with everything but the media in S3, killed and continued, on a real server."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from mer_ray import config
 from mer_ray.config import EncoderConfig
 from mer_ray.data.storage import Store
 from mer_ray.encoders import hubert
+from mer_ray.runtime.journal import Journal
 from mer_ray.stages.encode import EncodeStage
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -32,9 +32,7 @@ def command(run_dir: Store, weights: Store, folder: Path) -> list[str]:
 
 
 def events(run_dir: Store, kind: str) -> list[dict[str, object]]:
-    names = [name for name in run_dir.files() if name == "events.jsonl"]
-    lines = run_dir.read(names[0]).decode().splitlines() if names else []
-    return [event for event in map(json.loads, lines) if event["event"] == f"training_{kind}"]
+    return [event for event in Journal(run_dir).events() if event["event"] == f"training_{kind}"]
 
 
 def complete(run_dir: Store) -> list[str]:
