@@ -34,6 +34,8 @@ class Clip:
     ``video``, ``audio`` and ``faces`` are absolute paths or ``s3://`` addresses, already held to the media root;
     ``faces`` is a ready ``.npy`` array of face crops (uint8, T x H x W x 3, BGR) as MERTools writes them.
     ``valence`` and the ``label_*`` columns carry sentiment or per-modality labels.
+    ``media_root`` is that root on a disk, links resolved, to which a file is held again when it is opened. ``seen`` are
+    those of the addresses at which the driver found a file: where a node finds none, the node is to blame.
     """
 
     clip_id: str
@@ -48,6 +50,8 @@ class Clip:
     label_audio: str | None = None
     label_video: str | None = None
     speaker: str | None = None
+    media_root: str | None = None
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

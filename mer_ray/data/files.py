@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mer_ray.config import addresses
+from mer_ray.data.opening import is_beneath
 from mer_ray.data.storage import Store
 from mer_ray.errors import machine_fault
 from mer_ray.types import Clip
@@ -53,6 +54,11 @@ def locate(media_root: str, uris: Iterable[str]) -> dict[str, Place]:
         return _locate_remote(media_root.rstrip("/"), wanted)
     tree = _LocalTree(media_root)
     return {uri: tree.locate(uri) for uri in wanted}
+
+
+def real_root(media_root: str) -> str | None:
+    """The folder, links resolved, that a file must lie beneath when it is opened; None in S3, which has no links."""
+    return None if "://" in media_root else os.path.realpath(os.path.expanduser(media_root))
 
 
 def stat_inputs(clips: Iterable[Clip]) -> dict[str, str]:
@@ -183,7 +189,7 @@ class _LocalTree:
         return _list_folder(path)
 
     def _holds(self, real_path: str) -> bool:
-        return real_path == self.root or real_path.startswith(self.root.rstrip("/") + "/")
+        return is_beneath(real_path, self.root)
 
 
 def _list_folder(path: str) -> _Folder:

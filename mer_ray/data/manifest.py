@@ -16,7 +16,7 @@ from typing import Literal
 
 from mer_ray.data import sheet as sheets
 from mer_ray.data import slips
-from mer_ray.data.files import Place, locate
+from mer_ray.data.files import Place, locate, real_root
 from mer_ray.data.sheet import Problems, Sheet
 from mer_ray.errors import ConfigError, ManifestError
 from mer_ray.registry import nearest
@@ -110,7 +110,7 @@ def build(
     valences = [_number(c, p, problems) for c, p in zip(sheet.column("valence"), sheet.places, strict=True)]
     media = _read_media(sheet, media_root, require_media, problems, notes)
     problems.refuse(notes)
-    text = sheet.column("text")
+    text, root = sheet.column("text"), real_root(media_root)
     others = {
         n: [c and c.strip() for c in sheet.column(n)] for n in ("label_text", "label_audio", "label_video", "speaker")
     }
@@ -121,8 +121,14 @@ def build(
             text=text[row],
             label=named[row],
             valence=valences[row],
-            **{name: addresses[row] for name, addresses in media.items()},
-            **{name: cells[row] for name, cells in others.items()},
+            media_root=root,
+            video=media["video"][row],
+            audio=media["audio"][row],
+            faces=media["faces"][row],
+            label_text=others["label_text"][row],
+            label_audio=others["label_audio"][row],
+            label_video=others["label_video"][row],
+            speaker=others["speaker"][row],
         )
         for row in range(len(sheet.places))
     )

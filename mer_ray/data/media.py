@@ -50,7 +50,8 @@ class Frames:
 class Decoder:
     """Decodes clips within ``media``'s limits, in one child process that is started on demand and whenever it has died.
 
-    Addresses are local paths or ``s3://``. Usable from several threads, one clip at a time. Pickles as its limits.
+    Addresses are local paths or ``s3://``. A local file that lies outside ``root`` when it is opened is refused; None
+    admits it anywhere. Usable from several threads, one clip at a time. Pickles as its limits.
 
     Raises (``probe``, ``audio``, ``frames``):
         ClipError: the clip cannot be decoded; ``errors.Reason`` from ``missing_file`` to ``not_finite``.
@@ -72,19 +73,19 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def probe(self, uri: str) -> Probe:
+    def probe(self, uri: str, root: str | None = None) -> Probe:
         """What the file's headers say, once they are within the limits."""
-        value, _ = self._ask(uri, {"kind": "probe"})
+        value, _ = self._ask(uri, root, {"kind": "probe"})
         return Probe(**(value or {}))
 
-    def audio(self, uri: str) -> NDArray[np.float32] | None:
+    def audio(self, uri: str, root: str | None = None) -> NDArray[np.float32] | None:
         """The audio track, float32 (S,), mono 16 kHz in [-1, 1]; None when the file has none."""
-        value, arrays = self._ask(uri, {"kind": "audio"})
+        value, arrays = self._ask(uri, root, {"kind": "audio"})
         return None if value is None else arrays[0]
 
-    def frames(self, uri: str, fps: float, max_frames: int) -> Frames | None:
+    def frames(self, uri: str, fps: float, max_frames: int, root: str | None = None) -> Frames | None:
         """About ``fps`` frames a second, at most ``max_frames``, sides up to 640 pixels; None without video."""
-        value, arrays = self._ask(uri, {"kind": "frames", "fps": fps, "max_frames": max_frames})
+        value, arrays = self._ask(uri, root, {"kind": "frames", "fps": fps, "max_frames": max_frames})
         return None if value is None else Frames(*arrays)
 
     @property
@@ -99,10 +100,13 @@ class Decoder:
             self._child.communicate()
             self._child = None
 
-    def _ask(self, uri: str, request: dict[str, Any]) -> tuple[dict[str, Any] | None, list[NDArray[Any]]]:
+    def _ask(
+        self, uri: str, root: str | None, request: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, list[NDArray[Any]]]:
         limits = Limits(self.media.max_seconds, self.media.max_pixels, self.media.max_frames_per_second)
         with self._lock, local_copy(uri, self.media.max_bytes) as path:
-            full = {**request, "path": path, "limits": asdict(limits), "seconds": self.media.decode_seconds}
+            full = {**request, "path": path, "root": root if path == uri else None, "limits": asdict(limits)}
+            full["seconds"] = self.media.decode_seconds
             for attempt in range(1, _TRIES + 1):
                 try:
                     message, arrays = self._exchange(full)

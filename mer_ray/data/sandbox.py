@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_ray.data.containers import Limits, decode_audio, decode_frames, opened
+from mer_ray.data.opening import open_beneath
 from mer_ray.errors import ClipError, NoMemoryFault, Reason, machine_fault
 
 _LENGTH = struct.Struct("<I")
@@ -96,7 +97,7 @@ def main() -> None:
 
 def _answer(request: dict[str, Any]) -> Answer:
     limits = Limits(**request["limits"])
-    with open(request["path"], "rb") as file, opened(file, limits) as (container, probe):
+    with open_beneath(request["path"], request["root"]) as file, opened(file, limits) as (container, probe):
         if request["kind"] == "probe":
             return asdict(probe), []
         if request["kind"] == "audio":

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from rich.console import Console
 from mer_ray import config, registry
 from mer_ray.data import ready
 from mer_ray.data.features import Feature, FeatureSet
-from mer_ray.data.files import stat_inputs
+from mer_ray.data.files import MISSING, stat_inputs
 from mer_ray.data.retries import Retries
 from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
@@ -134,7 +134,7 @@ def _steps(
 ) -> tuple[Step, ...]:
     identities = stat_inputs(clips)
     ordered = sorted(clips, key=lambda clip: (_size(clip, identities), clip.clip_id))
-    by_id = {clip.clip_id: clip for clip in clips}
+    by_id = {clip.clip_id: replace(clip, seen=_seen(clip, identities)) for clip in clips}
     keys: dict[str, dict[str, str]] = {}
     made_of: dict[str, Table] = {}
     steps = []
@@ -359,6 +359,10 @@ def _key(stage: Stage, clip: Clip, identities: Mapping[str, str], keys: Mapping[
 
 def _media_key(address: str | None, identities: Mapping[str, str]) -> str:
     return row_key(address, identities[address]) if address else row_key("")
+
+
+def _seen(clip: Clip, identities: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(uri for uri in (clip.video, clip.audio, clip.faces) if uri and identities[uri] != MISSING)
 
 
 def _size(clip: Clip, identities: Mapping[str, str]) -> int:

@@ -222,7 +222,7 @@ def _voices(run: Run, made: Made) -> Iterator[denoising.DenoisedClip]:
     ]
     with Decoder(run.settings.media) as decoder:
         for clip in heard[:: max(1, len(heard) // _MEASURED_VOICES)]:
-            original = decoder.audio(clip.video or "")
+            original = decoder.audio(clip.video or "", clip.media_root)
             if original is None:
                 continue
             flac = made.table.take([made.refs[clip.clip_id]], ["flac"])["flac"][0].as_py()

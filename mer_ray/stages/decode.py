@@ -1,10 +1,11 @@
-"""What the stages that open media share: the decoder of this process, and the address of a clip's sound."""
+"""What the stages that open media share: the decoder of this process, the clip's sound, and whom a lost file blames."""
 
 from __future__ import annotations
 
 import atexit
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from mer_ray.config import MediaConfig
 from mer_ray.data.media import Decoder
+from mer_ray.errors import ClipError, MachineFault, Reason
 from mer_ray.types import SAMPLE_RATE_HZ
 
 MIN_AUDIO_SECONDS = 0.1
@@ -35,12 +37,34 @@ def clip_audio(clip: Mapping[str, Any], media: MediaConfig) -> NDArray[np.float3
 
     Raises:
         ClipError: the file cannot be decoded.
+        MachineFault: see ``reading``.
     """
     uri = clip["audio"] or clip["video"]
-    samples = decoder(media).audio(uri) if uri else None
+    if not uri:
+        return None
+    with reading(clip, uri):
+        samples = decoder(media).audio(uri, clip.get("media_root"))
     if samples is None or not is_audible(samples):
         return None
     return samples
+
+
+@contextmanager
+def reading(clip: Mapping[str, Any], uri: str) -> Iterator[None]:
+    """Read the file at ``uri`` in this.
+
+    Raises:
+        MachineFault: it is missing here, and the driver saw it.
+    """
+    try:
+        yield
+    except ClipError as error:
+        if error.reason is Reason.MISSING_FILE and uri in (clip.get("seen") or ()):
+            raise MachineFault(
+                f"{uri} was there when the job began and is not on this node; its folder must be the same on every "
+                "node (if it was deleted since, the next start counts it as missing)"
+            ) from error
+        raise
 
 
 def is_audible(samples: NDArray[np.float32]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from mer_ray import registry
 from mer_ray.config import FacesConfig, MediaConfig
 from mer_ray.data.media import encode_jpeg, local_copy
+from mer_ray.data.opening import open_beneath
 from mer_ray.detectors.base import Detector
 from mer_ray.errors import ClipError, Reason, machine_fault
 from mer_ray.stages.base import Resources, Stage, absent, failed
-from mer_ray.stages.decode import decoder
+from mer_ray.stages.decode import decoder, reading
 from mer_ray.stages.isolate import attempt
 from mer_ray.stages.limit import one_by_one
 from mer_ray.stages.plugins import plugin_spec
@@ -93,11 +94,13 @@ class FacesStage(Stage):
         return self.rows_to_table(rows)
 
     def _find(self, clip: Mapping[str, Any]) -> _Faces | None:
-        if clip["faces"]:
-            return self._ready(clip["faces"])
-        if not clip["video"]:
+        uri, root = clip["faces"] or clip["video"], clip.get("media_root")
+        if not uri:
             return None
-        frames = decoder(self.media).frames(clip["video"], self.faces.fps, self.faces.max_frames)
+        with reading(clip, uri):
+            if clip["faces"]:
+                return self._ready(uri, root)
+            frames = decoder(self.media).frames(uri, self.faces.fps, self.faces.max_frames, root)
         if frames is None:
             return None
         gap = round(_MAX_GAP_SECONDS * self.faces.fps)
@@ -110,10 +113,10 @@ class FacesStage(Stage):
         ]
         return _Faces(crops, frames.times[track.frames], track.boxes)
 
-    def _ready(self, uri: str) -> _Faces:
+    def _ready(self, uri: str, root: str | None) -> _Faces:
         """Face arrays as MERTools writes them, as they are but for size and colour order."""
-        with local_copy(uri, self.media.max_bytes) as path:
-            faces_THWC = _load_array(path)
+        with local_copy(uri, self.media.max_bytes) as path, open_beneath(path, root if path == uri else None) as file:
+            faces_THWC = _load_array(file)
         chosen = np.unique(
             np.linspace(0, len(faces_THWC) - 1, min(len(faces_THWC), self.faces.max_frames)).round().astype(int)
         )
@@ -135,22 +138,34 @@ class FacesStage(Stage):
         }
 
 
-def _load_array(path: str) -> NDArray[np.uint8]:
+def _load_array(file: BinaryIO) -> NDArray[np.uint8]:
     """A uint8 (T, H, W, 3) array, mapped and not read, so that a header which lies about its size costs nothing.
+
+    The file is not opened again by its name, which may mean another one by then; ``np.load`` would.
 
     Raises:
         ClipError: ``unreadable``, ``too_short`` or ``too_large``.
     """
     try:
-        faces = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        shape, is_fortran, dtype = _read_header(file)
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+            raise ClipError(Reason.UNREADABLE, f"face array {shape} of {dtype}: need uint8 (T, H, W, 3)")
+        if min(shape) <= 0:
+            raise ClipError(Reason.TOO_SHORT, f"face array {shape} is empty")
+        if max(shape[1:3]) > _MAX_READY_SIDE:
+            raise ClipError(Reason.TOO_LARGE, f"faces of {shape[1:3]} pixels, the limit is {_MAX_READY_SIDE} a side")
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+    except (OSError, ValueError, OverflowError) as error:
         if fault := machine_fault(error):
             raise fault from error
         raise ClipError(Reason.UNREADABLE, f"face array: {error}") from error
-    if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
-        raise ClipError(Reason.UNREADABLE, f"face array {getattr(faces, 'shape', '')}: need uint8 (T, H, W, 3)")
-    if 0 in faces.shape:
-        raise ClipError(Reason.TOO_SHORT, f"face array {faces.shape} is empty")
-    if max(faces.shape[1:3]) > _MAX_READY_SIDE:
-        raise ClipError(Reason.TOO_LARGE, f"faces of {faces.shape[1:3]} pixels, the limit is {_MAX_READY_SIDE} a side")
-    return faces
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of a ``.npy`` file that is of version 1 or 2, as all are without names in the type."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"a .npy file of version {version}")
