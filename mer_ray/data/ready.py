@@ -10,7 +10,6 @@ Shapes: N clips of the manifest, R rows of a file, D width.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mer_ray.data import ready_folder
+from mer_ray.data import arrays, ready_folder
 from mer_ray.data.features import Feature
 from mer_ray.data.files import identify
 from mer_ray.data.room import Room
@@ -302,7 +301,7 @@ def _read_npz(path: str, rows: _Rows) -> None:
     with _open(path) as file, zipfile.ZipFile(file) as archive:
         if missing := {"clip_id.npy", "vector.npy"} - set(archive.namelist()):
             raise rows.fault(f"lacks the array {min(missing).removesuffix('.npy')}; it needs clip_id and vector")
-        ids = np.load(io.BytesIO(archive.read("clip_id.npy")), allow_pickle=False)
+        ids = arrays.load(archive.read("clip_id.npy"))
         if ids.dtype.kind not in "US" or ids.ndim != 1:
             raise rows.fault(f"has clip_id of type {ids.dtype} and shape {ids.shape}; write np.array(ids, dtype=str)")
         clip_ids = [str(clip_id) for clip_id in (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids)]
@@ -315,9 +314,7 @@ def _read_npz(path: str, rows: _Rows) -> None:
 
 def _pieces(member: IO[bytes], num_clips: int, rows: _Rows) -> Iterator[NDArray[Any]]:
     """The rows of an ``.npy`` (R, D) array, a piece at a time; an array in Fortran order comes whole."""
-    version = np.lib.format.read_magic(member)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read_header(member)
+    shape, by_columns, dtype = arrays.read_header(member)
     if dtype.kind != "f":
         raise rows.fault(f"has vectors of type {dtype}; write float16 or float32")
     if len(shape) != 2 or shape[0] != num_clips or not shape[1]:

@@ -7,7 +7,6 @@ Shapes: T frames, D width.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_ray.data import arrays
 from mer_ray.data.files import identify, object_identity
 from mer_ray.data.storage import Store
 from mer_ray.errors import ClipError, Reason
@@ -108,8 +108,8 @@ def _parse(data: bytes, path: str) -> NDArray[np.floating]:
     if not data:
         raise ClipError(Reason.EMPTY_FILE, f"{path} has no bytes")
     try:
-        array: NDArray[np.floating] = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array: NDArray[np.floating] = arrays.load(data)
+    except ValueError as error:
         raise ClipError(Reason.UNREADABLE, f"{path}: {error}") from error
     if array.dtype.kind != "f" or array.ndim not in (1, 2):
         raise ClipError(Reason.UNREADABLE, f"{path} is {array.dtype} {array.shape}, not float (D,) or (T, D)")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mer_ray import registry
 from mer_ray.config import FacesConfig, MediaConfig
+from mer_ray.data import arrays
 from mer_ray.data.media import encode_jpeg, local_copy
 from mer_ray.data.opening import open_beneath
 from mer_ray.detectors.base import Detector
@@ -147,10 +148,10 @@ def _load_array(file: BinaryIO) -> NDArray[np.uint8]:
         ClipError: ``unreadable``, ``too_short`` or ``too_large``.
     """
     try:
-        shape, is_fortran, dtype = _read_header(file)
+        shape, is_fortran, dtype = arrays.read_header(file)
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
             raise ClipError(Reason.UNREADABLE, f"face array {shape} of {dtype}: need uint8 (T, H, W, 3)")
-        if min(shape) <= 0:
+        if 0 in shape:
             raise ClipError(Reason.TOO_SHORT, f"face array {shape} is empty")
         if max(shape[1:3]) > _MAX_READY_SIDE:
             raise ClipError(Reason.TOO_LARGE, f"faces of {shape[1:3]} pixels, the limit is {_MAX_READY_SIDE} a side")
@@ -158,14 +159,4 @@ def _load_array(file: BinaryIO) -> NDArray[np.uint8]:
     except (OSError, ValueError, OverflowError) as error:
         if fault := machine_fault(error):
             raise fault from error
-        raise ClipError(Reason.UNREADABLE, f"face array: {error}") from error
-
-
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type of a ``.npy`` file that is of version 1 or 2, as all are without names in the type."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f"a .npy file of version {version}")
+        raise ClipError(Reason.UNREADABLE, f"face array: {error}"[:500]) from error

@@ -131,7 +131,7 @@ LISTS = pa.array([[1.0, 2.0], [3.0, 4.0]])
         (parquet(clip_id=["x", "y"], vector=LISTS), "and 2 for others, for instance 'x'"),
         (parquet(clip_id=["a", "b"], vector=pa.array([[], []], pa.list_(pa.float32()))), "vectors of shape"),
         (npz(clip_id=np.array(["a", "a"]), vector=VECTORS[:2]), "has clip 'a' twice"),
-        (npz(clip_id=np.array(["a", "b"], object), vector=VECTORS[:2]), "is not of its form .*allow_pickle"),
+        (npz(clip_id=np.array(["a", "b"], object), vector=VECTORS[:2]), "is not of its form .*Python objects"),
         (npz(clip_id=np.arange(2), vector=VECTORS[:2]), "clip_id of type int64"),
         (npz(clip_id=np.array(["a"]), vector=VECTORS[:2]), r"has 1 clip_id and vector of shape \(2, 3\)"),
         (npz(clip_id=np.array(["a", "b"]), vector=VECTORS[:2].astype(int)), "vectors of type int64"),
