@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -29,6 +29,7 @@ from mer_ray.errors import ClipError, Reason
 from mer_ray.types import SAMPLE_RATE_HZ
 
 F = TypeVar("F", AudioFrame, VideoFrame)
+S = TypeVar("S", bound=Stream)
 
 MAX_SIDE = 640
 """Longest side of a decoded frame, pixels; larger ones are scaled down, so that a clip's frames fit in memory."""
@@ -38,6 +39,7 @@ MIN_SECONDS = 0.2
 
 _SLACK_SECONDS = 1.0  # by how much a stream may outlast its limit while it is decoded
 _GUESSED_DURATION = frozenset({"mp3", "aac"})  # their headers hold none: FFmpeg guesses from the bit rate
+_TOLD_FROM_ZERO = frozenset({"matroska"})  # a clip cut out of a recording may keep its times, and begin late
 _MIX = {"rematrix_maxval": "1.0"}  # the mean of the channels: for float samples FFmpeg would amplify them by 1.4
 
 _FIRST_BYTES = {
@@ -122,12 +124,12 @@ def opened(file: BinaryIO, limits: Limits) -> Iterator[tuple[InputContainer, Pro
 
 
 def decode_audio(container: InputContainer, limits: Limits) -> NDArray[np.float32] | None:
-    """The first audio track, float32 (S,), mono 16 kHz in [-1, 1]; None when there is none.
+    """The first audio track with a decoder, float32 (S,), mono 16 kHz in [-1, 1]; None when there is none.
 
     Raises:
         ClipError: ``unreadable``, ``too_short``, ``too_long``, ``not_finite``.
     """
-    stream = next(iter(container.streams.audio), None)
+    stream = _first(container.streams.audio)
     if stream is None:
         return None
     if stream.codec_context is None:
@@ -150,9 +152,10 @@ def decode_audio(container: InputContainer, limits: Limits) -> NDArray[np.float3
 def decode_frames(
     container: InputContainer, limits: Limits, fps: float, max_frames: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | None:
-    """Frames of the first video stream at about ``fps`` a second, at most ``max_frames``, evenly spaced.
+    """Frames of the first video stream that there is a decoder for, about ``fps`` a second.
 
-    A cover picture is no video stream. Frames are turned upright and scaled down to ``MAX_SIDE``.
+    At most ``max_frames``, evenly spaced. A cover picture is no video stream. Frames are turned upright and scaled down
+    to ``MAX_SIDE``.
 
     Returns:
         RGB uint8 (F, H, W, 3) and seconds since the first frame, float32 (F,); None when there is no video.
@@ -163,6 +166,8 @@ def decode_frames(
     stream = _video_stream(container)
     if stream is None:
         return None
+    if stream.codec_context is None:
+        raise ClipError(Reason.UNREADABLE, "no decoder for the video stream")
     damage: list[Exception] = []
     kept: list[tuple[float, NDArray[np.uint8]]] = []
     interval, due, end = 1.0 / fps, 0.0, 0.0
@@ -195,16 +200,18 @@ def _raise_unless_readable(error: Exception, what: str) -> NoReturn:
 
 def _probe(container: InputContainer, name: str) -> Probe:
     streams = [*container.streams.audio, *container.streams.video]
-    ends = [container.duration / av.time_base] if container.duration else []
+    before = max(0, container.start_time or 0) if name in _TOLD_FROM_ZERO else 0
+    ends = [(container.duration - before) / av.time_base] if container.duration else []
     ends += [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
     video = _video_stream(container)
+    sides = (video.codec_context.width, video.codec_context.height) if video and video.codec_context else (None, None)
     return Probe(
         container=name,
         seconds=max(ends) if ends and name not in _GUESSED_DURATION else None,
         has_audio=bool(container.streams.audio),
         has_video=video is not None,
-        width=video.codec_context.width if video else None,
-        height=video.codec_context.height if video else None,
+        width=sides[0],
+        height=sides[1],
         frames_per_second=float(video.average_rate) if video and video.average_rate else None,
     )
 
@@ -241,7 +248,13 @@ def _check_length(seconds: float, damage: list[Exception], what: str) -> None:
 def _video_stream(container: InputContainer) -> VideoStream | None:
     """The first video stream that is not a cover picture."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
-    return next((s for s in container.streams.video if not s.disposition & pictures and s.codec_context), None)
+    return _first(s for s in container.streams.video if not s.disposition & pictures)
+
+
+def _first(streams: Iterable[S]) -> S | None:
+    """The first stream that there is a decoder for; else the first."""
+    found = list(streams)
+    return next((stream for stream in found if stream.codec_context), found[0] if found else None)
 
 
 def _decoded(
@@ -326,4 +339,5 @@ def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
     scale = min(1.0, MAX_SIDE / max(frame.width, frame.height))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
     image = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+    degrees = frame.rotation if abs(frame.rotation) <= 360 else 0  # of a matrix of zeros FFmpeg makes -2**31
+    return np.ascontiguousarray(np.rot90(image, round(degrees / 90)))

@@ -13,6 +13,7 @@ from pydantic import Field
 from mer_ray.detectors import base
 from mer_ray.detectors.base import Box
 
+_LEAST_SIDE = 20  # pixels of the smallest window, larger than the cascades of OpenCV are
 _GROWTH = 1.35  # how much larger or smaller a face may get between two full searches
 
 
@@ -70,9 +71,11 @@ class Detector(base.Detector):
         """The faces whose side is between two numbers of pixels."""
         grey = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
         scale = min(1.0, self.config.max_side / max(grey.shape))
+        if min(grey.shape) * scale < _LEAST_SIDE:
+            return []
         if scale < 1.0:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        least, most = max(20, round(smallest * scale)), round(largest * scale)
+        least, most = max(_LEAST_SIDE, round(smallest * scale)), round(largest * scale)
         hits, _, scores = self._cascade.detectMultiScale3(
             grey,
             scaleFactor=self.config.scale_factor,

@@ -55,6 +55,7 @@ def test_no_face_where_there_is_none(detector, name):
 def test_no_frames_and_tiny_frames(detector):
     assert detector.detect(np.zeros((0, 48, 64, 3), np.uint8)) == []
     assert detector.detect(np.zeros((2, 4, 4, 3), np.uint8)) == [[], []]
+    assert detector.detect(np.zeros((1, 1, 640, 3), np.uint8)) == [[]]
 
 
 def test_the_same_frames_give_the_same_boxes_also_after_pickling(detector):

@@ -1,5 +1,6 @@
 import io
 
+import av
 import numpy as np
 import pytest
 from media_samples import drawing, voice, write_media
@@ -126,3 +127,29 @@ def test_frames_without_a_time_follow_the_one_before(tmp_path):
     with path.open("rb") as file, opened(file, LIMITS) as (container, _):
         found = decode_frames(container, LIMITS, fps=25, max_frames=100)
     np.testing.assert_allclose(found[1], np.arange(50) / 25, atol=1e-3)
+
+
+def test_the_first_stream_with_a_decoder_is_taken(tmp_path):
+    """Telephones put a track beside the others that nothing else decodes."""
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for image in drawing((64, 48), 1, 25):
+            for stream in streams:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for stream in streams:
+            out.mux(stream.encode(None))
+    brand, first, second = path.read_bytes().partition(b"stsd")
+    data = brand + first + second.replace(b"avc1", b"xxx1", 1)
+    with opened(io.BytesIO(data), LIMITS) as (container, probe):
+        assert [bool(stream.codec_context) for stream in container.streams.video] == [False, True]
+        assert probe.width == 64
+        assert len(decode_frames(container, LIMITS, 5, 10)[0]) == 5
+    data = data.replace(b"avc1", b"xxx1")
+    with opened(io.BytesIO(data), LIMITS) as (container, probe):
+        assert probe.has_video
+        with pytest.raises(ClipError, match="no decoder") as caught:
+            decode_frames(container, LIMITS, 5, 10)
+    assert caught.value.reason is Reason.UNREADABLE
