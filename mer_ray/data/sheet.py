@@ -7,6 +7,7 @@ import io
 import math
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ def _check_header(uri: str, header: Sequence[str]) -> None:
     for separator in ";\t":
         if len(header) == 1 and separator in header[0]:
             raise ManifestError(f"{uri} is refused: cells are separated by {separator!r}; save it with commas")
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
     if twice:
         raise ManifestError(f"{uri} is refused: column {twice[0]!r} comes twice")
 
