@@ -80,15 +80,30 @@ def _read(file: str | Path) -> dict[str, Any]:
     if not path.exists() and not path.is_absolute():
         path = next((p for p in (REPOSITORY / path, CONFIGS / path) if p.exists()), path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         shipped = ", ".join(sorted(p.name for p in CONFIGS.glob("*.yaml")))
         raise ConfigError(f"config file {file} does not exist; shipped ones in jobs/configs: {shipped}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"config file {path} cannot be read as YAML: {error}") from error
     if not isinstance(tree, dict | type(None)):
         raise ConfigError(f"config file {path} must hold keys and values, not {type(tree).__name__}")
     return tree or {}
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """What a YAML text says.
+
+    Raises:
+        ValueError: it is no YAML, or one that PyYAML cannot make values of: a day or number that there is not, nesting
+            without end (it lets those errors through as they are); or half a character, which nothing can write.
+    """
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+        return value
+    except (yaml.YAMLError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _joined(tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -110,8 +125,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"override {override!r} is not of the form key.sub=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parsed(text)
+    except ValueError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
     *parents, last = key.split(".")
     for parent in parents:

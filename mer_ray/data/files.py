@@ -111,6 +111,15 @@ def _forbidden(uri: str) -> str | None:
     return None
 
 
+def _is_text(path: str) -> bool:
+    """Whether it can be hashed and sent: Python stands half characters for the bytes of a name that are no text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _outside(root: str) -> Place:
     return Place(refused=f"lies outside the media root {root}; set data.media_root to a folder above it")
 
@@ -155,6 +164,8 @@ class _LocalTree:
             kind = _FILE if os.path.isfile(target) else _OTHER if os.path.exists(target) else None
         if kind in (_FOLDER, _OTHER):
             return Place(refused="is not a regular file")
+        if not _is_text(path):
+            return Place(refused=f"lies in a folder whose name is not UTF-8 ({os.fsencode(path)!r}); rename it")
         return Place(path, exists=kind == _FILE)
 
     def _relative(self, folder: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -114,11 +115,12 @@ def _fetch(uri: str) -> bytes:
 
 
 def _read_csv(uri: str, data: bytes, damaged_text: str) -> Sheet:
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        text = data.decode("utf-8-sig", errors="strict" if damaged_text == "refuse" else "replace")
+        text = data.decode(errors="strict" if damaged_text == "refuse" else "replace")
     except UnicodeDecodeError as error:
         with _long_cells():
-            row = sum(1 for _ in csv.reader(io.StringIO(data[: error.start].decode("utf-8-sig"), newline="")))
+            row = sum(1 for _ in csv.reader(io.StringIO(data[: error.start].decode(), newline="")))
         raise ManifestError(
             f"{uri} is refused, bad encoding: row {max(row, 1)} holds bytes that are not UTF-8; save it as CSV in UTF-8"
         ) from error
@@ -179,7 +181,7 @@ def _long_cells() -> Iterator[None]:
 def _read_parquet(uri: str, data: bytes) -> Sheet:
     problems = Problems(uri)
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(f"{uri} is truncated or is not Parquet: {error}") from error
     _check_header(uri, table.column_names)
@@ -195,7 +197,12 @@ def _texts(column: pa.ChunkedArray, name: str, places: Sequence[str], problems: 
         column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
-    return [_text(value, name, place, problems) for value, place in zip(column.to_pylist(), places, strict=True)]
+    try:
+        values = column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # days before Christ, zones that there are not
+        problems.add("whole file", f"column {name!r} of {column.type} holds no such value ({error}); save it as text")
+        return [None] * len(places)
+    return [_text(value, name, place, problems) for value, place in zip(values, places, strict=True)]
 
 
 def _text(value: Any, name: str, place: str, problems: Problems) -> str | None:  # noqa: ANN401 - any Parquet value

@@ -24,6 +24,13 @@ def test_overrides_parse_as_yaml_and_come_last(tmp_path):
         ("mining.rounds=-1", "mining.rounds"),
         ("nonsense", "not of the form"),
         ("seed=[1", "not YAML"),
+        ("seed=2001-99-99", "not YAML"),
+        ("seed=!!int x", "not YAML"),
+        ("seed=!!timestamp x", "not YAML"),
+        ("seed=" + "9" * 5000, "not YAML"),
+        ("seed=" + "[" * 500, "not YAML"),
+        ("labels=&a [*a]", "not YAML"),
+        ('run.dir="\\ud800"', "not YAML"),
     ],
 )
 def test_a_wrong_override_is_one_clear_message(override, told):
@@ -42,7 +49,7 @@ def test_shipped_files_are_found_from_anywhere(tmp_path, monkeypatch):
     assert config.load(config.MineConfig, "folder.yaml").denoise.enabled == "auto"
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\xff\xfe"])
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\xff\xfe", "a: 2001-99-99"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, content):
     file = tmp_path / "c.yaml"
     file.write_bytes(content.encode("latin-1"))

@@ -79,6 +79,15 @@ def test_a_root_that_is_itself_a_symlink(root, tmp_path):
     assert one(tmp_path / "alias", str(root / "a.mp4")).exists
 
 
+def test_a_place_whose_name_is_no_text_is_refused(root, tmp_path):
+    """Addresses are hashed and sent to workers as UTF-8."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    root.rename(odd)
+    assert "UTF-8" in str(one(odd, "deep/b.mp4").refused)
+    (tmp_path / "alias").symlink_to(odd)
+    assert "UTF-8" in str(one(tmp_path / "alias", "a.mp4").refused)
+
+
 def test_a_neighbour_with_the_same_beginning_is_outside(root, tmp_path):
     (tmp_path / "root2").mkdir()
     (tmp_path / "root2" / "x.mp4").touch()

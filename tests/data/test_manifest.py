@@ -181,6 +181,8 @@ def test_a_bad_file_is_refused(folder, text, reason):
     [
         (b"clip_id,text,label\na,x,happy\nb,\xc4\xe3,sad\n", "bad encoding: row 3"),
         (b'clip_id,text,label\na,"two\nlines",happy\n' + b"b,\xff\xfe,sad\n", "bad encoding: row 3"),
+        (b"\xef\xbb\xbfclip_id,text,label\na,x,happy\nb,\xc4\xe3,sad\n", "bad encoding: row 3"),
+        (b"\xef\xbb\xbfclip_id,text\na,\xc2\x80\xc2\x80\xc2\x00\x80\n", "bad encoding: row 2"),
         ("clip_id,text\na,x\n".encode("utf-16"), "is UTF-16"),
         (b"PK\x03\x04rest", "is an Excel workbook"),
         (b"\x1f\x8brest", "is compressed"),
@@ -198,6 +200,26 @@ def test_parquet_with_bad_encoding_names_the_row(folder):
     table = pa.table({"clip_id": ["a", "b"], "text": text, "label": ["happy", "sad"]})
     pq.write_table(table, folder / "m.parquet")
     assert "row 2: bad encoding: text is not UTF-8" in refusal(str(folder / "m.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pa.array([0, 2**31 - 1], pa.date32()), "column 'when' of date32"),
+        (pa.array([0, 1], pa.timestamp("us", "nowhere")), "column 'when' of timestamp"),
+    ],
+)
+def test_parquet_with_values_that_python_lacks_names_the_column(folder, column, reason):
+    pq.write_table(pa.table({"clip_id": ["a", "b"], "label": ["happy", "sad"], "when": column}), folder / "m.parquet")
+    message = refusal(str(folder / "m.parquet"))
+    assert reason in message
+    assert "save it as text" in message
+
+
+def test_parquet_with_a_column_twice_names_it(folder):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], ["clip_id", "text", "text"])
+    pq.write_table(table, folder / "m.parquet")
+    assert "column 'text' comes twice" in refusal(str(folder / "m.parquet"))
 
 
 @pytest.mark.parametrize("uri", ["nowhere.csv", "http://host/clips.csv", "."])
