@@ -1,12 +1,17 @@
 """The machine fails, and no clip is blamed for it. Each test asserts that its fault happened."""
 
 import pytest
+import soundfile
 from made_steps import rows_of, step_of, tries
+from media_samples import voice
 
-from mer_ray.config import RuntimeConfig
+from mer_ray.config import ExtractConfig, RuntimeConfig
+from mer_ray.data.storage import Store
 from mer_ray.errors import MachineFault, MaterialiseError
+from mer_ray.pipelines import features
 from mer_ray.runtime import materialise as materialising
 from mer_ray.runtime.materialise import materialise
+from mer_ray.types import Clip, Split
 
 pytestmark = pytest.mark.faults
 
@@ -82,3 +87,27 @@ def test_a_step_that_stalls_is_begun_once_more(ray_cluster, tmp_path):
     with pytest.raises(MaterialiseError, match="no batch was finished"):
         materialise(step_of(tmp_path, {"c": "sleep 90"}, clip_seconds=200.0), {}, RuntimeConfig(stall_seconds=8.0))
     assert tries(tmp_path, "c") == 2
+
+
+def test_a_file_that_is_gone_from_the_nodes_ends_the_run_and_is_missing_in_the_next(ray_cluster, tmp_path):
+    files = {name: tmp_path / f"{name}.wav" for name in ("a", "gone", "never")}
+    for name in ("a", "gone"):
+        soundfile.write(files[name], voice(1.0), 16_000)
+    clips = [Clip(name, Split.UNLABELED, audio=str(file)) for name, file in files.items()]
+    settings = ExtractConfig.model_validate({"encoders": {"loud": {"plugin": "logmel"}}})
+
+    def planned():
+        return features.plan(settings, clips, Store(str(tmp_path / "tables")))[0]
+
+    step, faults = planned(), []
+    files["gone"].unlink()
+    with pytest.raises(MachineFault, match=r"on node .*gone\.wav was there when the job began"):
+        materialise(step, {}, RuntimeConfig(max_machine_faults=1), on_fault=faults.append)
+    assert len(faults) == 2
+    assert rows_of_none(step)
+    made = materialise(planned(), {}, RuntimeConfig())
+    assert {name: ref.error for name, ref in made.refs.items()} == {
+        "a": None,
+        "gone": "missing_file",
+        "never": "missing_file",
+    }
