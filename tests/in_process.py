@@ -43,4 +43,4 @@ def stream(worker, batches, stall_seconds, avoided):
     """What an actor would do with each batch; see ``runtime.stream``."""
     for batch in batches:
         outcome = worker.run(batch)
-        yield Done(batch.name, outcome.rows, outcome.errors, num_bytes=outcome.num_bytes)
+        yield Done(batch.name, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ KEY_FIELD = pa.field("key", pa.string(), nullable=False)
 _ROW_GROUP_BYTES = 4 * 2**20
 _MAX_ROWS_PER_GROUP = 512
 _READERS = 4
+_INDEXED = ["clip_id", "key", "present", "error", "detail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ class Table:
         if not self.store.exists("_table.json"):
             self.store.put_if_absent("_table.json", text.encode())
 
-    def commit(self, rows: pa.Table, keys: Sequence[str], provenance: Mapping[str, str]) -> bool:
-        """Put the rows as one part; False when a part of the same rows was there already.
+    def commit(self, rows: pa.Table, keys: Sequence[str], provenance: Mapping[str, str]) -> dict[str, RowRef] | None:
+        """Put the rows as one part, and tell where they stand; None when a part of the same rows was there already.
 
         Args:
             rows: in the step's schema, without ``key``.
@@ -101,11 +102,9 @@ class Table:
         metadata = {**provenance, "step": self.step, "digest": self.digest, "mer_ray": __version__}
         rows = rows.replace_schema_metadata({"mer_ray": json.dumps(metadata, sort_keys=True)})
         name = part_name(rows["clip_id"].to_pylist(), list(keys))
-        return self.store.put_if_absent(name, _to_parquet(rows))
-
-    def holds(self, clip_ids: Sequence[str], keys: Sequence[str]) -> bool:
-        """Whether the part of exactly these rows is committed."""
-        return self.store.exists(part_name(clip_ids, keys))
+        if not self.store.put_if_absent(name, _to_parquet(rows)):
+            return None
+        return {clip_id: ref for (clip_id, _), ref in _refs(name, rows.select(_INDEXED))}
 
     def index(
         self,
@@ -133,11 +132,21 @@ class Table:
                         self.discard(part)
                     on_corrupt(part, str(rows))
                     continue
-                for row, entry in enumerate(zip(*rows.to_pydict().values(), strict=True)):
-                    clip_id, key, present, error, detail = entry
+                for (clip_id, key), ref in _refs(part, rows):
                     if keys.get(clip_id) == key and clip_id not in refs:
-                        refs[clip_id] = RowRef(part, row, present, error, detail)
+                        refs[clip_id] = ref
         return refs
+
+    def found(self, clip_ids: Sequence[str], keys: Sequence[str]) -> dict[str, RowRef] | None:
+        """Where the rows of the part of exactly these stand; None where it is not there, or damaged and set aside."""
+        part = part_name(clip_ids, keys)
+        if not self.store.exists(part):
+            return None
+        rows = self._read_keys(part)
+        if isinstance(rows, CorruptPartError):
+            self.discard(part)
+            return None
+        return {clip_id: ref for (clip_id, _), ref in _refs(part, rows)}
 
     def take(self, refs: Sequence[RowRef | None], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows at ``refs``, in that order, as a table of ``columns`` (all by default); all null for a ``None``.
@@ -166,7 +175,6 @@ class Table:
         self.store.move_aside(part, "_corrupt")
 
     def _read_keys(self, part: str) -> pa.Table | CorruptPartError:
-        names = ["clip_id", "key", "present", "error", "detail"]
         try:
             with self._open(part) as file:
                 if not file.schema_arrow.equals(self.schema):
@@ -174,7 +182,7 @@ class Table:
                 if self.store.is_local:
                     for group in range(file.num_row_groups):
                         file.read_row_group(group)
-                return file.read(names)
+                return file.read(_INDEXED)
         except (pa.ArrowException, OSError, ValueError) as error:
             if fault := machine_fault(error):
                 raise fault from error
@@ -210,6 +218,12 @@ class Table:
         source = self.store.path(part) if local else self.store.open(part)
         # pre_buffer: in S3 the columns of a row group that lie close together are fetched in one request
         return pq.ParquetFile(source, memory_map=local, pre_buffer=not local, page_checksum_verification=True)
+
+
+def _refs(part: str, rows: pa.Table) -> Iterator[tuple[tuple[str, str], RowRef]]:
+    """Clip and key, and where its row stands, of the columns that are indexed."""
+    for row, (clip_id, key, present, error, detail) in enumerate(zip(*rows.to_pydict().values(), strict=True)):
+        yield (clip_id, key), RowRef(part, row, present, error, detail)
 
 
 def _to_parquet(rows: pa.Table) -> bytes:

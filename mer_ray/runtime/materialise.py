@@ -114,6 +114,7 @@ def materialise(
     tables = {name: made.table for name, made in upstream.items()}
     worker = Worker(step.stage, step.table, tables, uuid.uuid4().hex[:12], runtime.max_attempts)
 
+    found: dict[str, RowRef] = {}
     usage, store_bytes, noted = Usage(), least_store_bytes(), False
 
     def count(done: Done) -> None:
@@ -122,12 +123,13 @@ def materialise(
         if not noted and (note := usage.short_of(store_bytes)):
             noted = True
             on_note(note)
-        progress.done += done.rows
+        progress.done += len(done.refs)
+        found.update(done.refs)
         progress.errors.update(done.errors)
         on_progress(progress)
 
     _make(worker, batches, runtime, count, on_fault)
-    made = step.table.index(step.keys, on_corrupt)
+    made = {**refs, **found}
     if len(made) != len(step.keys):
         missing = [clip_id for clip_id in step.keys if clip_id not in made]
         raise MaterialiseError(

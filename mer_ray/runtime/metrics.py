@@ -34,11 +34,11 @@ def tell_batch(step: str, done: Done, batch_size: int, waited_seconds: float) ->
     if done.fault is not None:
         _count("machine_faults", 1, step=step, node=done.fault.host)
         return
-    _count("clips", done.rows, step=step)
+    _count("clips", len(done.refs), step=step)
     _count("bytes", done.num_bytes, step=step)
     _count("busy_seconds", done.times[1] - done.times[0], step=step)
     _count("waiting_seconds", waited_seconds, step=step)
-    _gauge("batch_fill", done.rows / batch_size, step=step)
+    _gauge("batch_fill", len(done.refs) / batch_size, step=step)
     for reason, number in done.errors.items():
         _count("errors", number, step=step, reason=reason)
 

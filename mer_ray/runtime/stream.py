@@ -24,6 +24,7 @@ from ray._private.state import state as global_state
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mer_ray.data.table import RowRef
 from mer_ray.errors import MaterialiseError, MerRayError, machine_fault
 from mer_ray.runtime.batches import Batch
 from mer_ray.runtime.worker import Worker
@@ -54,7 +55,7 @@ class Done:
 
     Attributes:
         batch: its name.
-        rows: made, or found there.
+        refs: where its rows stand, made or found there.
         errors: among them, by reason.
         fault: why there are none.
         num_bytes: of the rows made.
@@ -64,7 +65,7 @@ class Done:
     """
 
     batch: str
-    rows: int
+    refs: Mapping[str, RowRef]
     errors: Counter[str]
     fault: Fault | None = None
     num_bytes: int = 0
@@ -229,13 +230,13 @@ class _Actor:
         started = time.monotonic()
         try:
             outcome = self.worker.run(batch, _payload(rows))
-            done = Done(batch.name, outcome.rows, outcome.errors, num_bytes=outcome.num_bytes)
+            done = Done(batch.name, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)
         except Exception as error:
             fault = machine_fault(error)
             if fault is None:
                 raise
             self.is_spent = True
-            done = Done(batch.name, 0, Counter(), Fault(self.worker.node, os.uname().nodename, str(fault)))
+            done = Done(batch.name, {}, Counter(), Fault(self.worker.node, os.uname().nodename, str(fault)))
         done = replace(done, worker=f"{self.worker.node} {os.getpid()}", times=(started, time.monotonic()))
         if "seconds" in rows.column_names:
             ahead = rows["seconds"][0].as_py(), len(rows["payload"][0].as_buffer() or b"")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from mer_ray.data.table import Table
-from mer_ray.errors import ClipError, MerRayError, NoMemoryFault, Reason, machine_fault
+from mer_ray.data.table import RowRef, Table
+from mer_ray.errors import ClipError, CorruptPartError, MerRayError, NoMemoryFault, Reason, machine_fault
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
 from mer_ray.stages.base import Stage, as_struct, failed
@@ -29,9 +29,9 @@ _WHY = {
 
 @dataclass
 class Outcome:
-    """What became of a batch: rows made, and of them rows in error by reason, and bytes in memory."""
+    """What became of a batch: where its rows stand; of those made, rows in error by reason, and bytes in memory."""
 
-    rows: int = 0
+    refs: dict[str, RowRef] = field(default_factory=dict)
     num_bytes: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -99,8 +99,8 @@ class Worker:
 
     def _run(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, deaths_allowed: int) -> None:
         name = batch.name
-        if self.table.holds(batch.clip_ids, batch.keys):
-            outcome.rows += len(batch)
+        if (found := self.table.found(batch.clip_ids, batch.keys)) is not None:
+            outcome.refs |= found
             return
         if self.attempts.is_halved(name):
             self._run_halves(batch, prepared, outcome)
@@ -163,9 +163,13 @@ class Worker:
             start += len(half)
 
     def _commit(self, batch: Batch, rows: pa.Table, outcome: Outcome) -> None:
-        self.table.commit(rows, batch.keys, self.stage.provenance)
+        refs = self.table.commit(rows, batch.keys, self.stage.provenance)
+        if refs is None:
+            refs = self.table.found(batch.clip_ids, batch.keys)
+        if refs is None:
+            raise CorruptPartError(f"{self.table.store.path(batch.name)} is damaged, and was moved to _corrupt/")
         self.attempts.end(batch.name)
-        outcome.rows += len(batch)
+        outcome.refs |= refs
         outcome.num_bytes += rows.nbytes
         outcome.errors.update(error for error in rows["error"].to_pylist() if error)
 

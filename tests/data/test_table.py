@@ -66,8 +66,8 @@ def test_take_finds_rows_across_row_groups(tmp_path):
 
 
 def test_the_same_rows_are_one_part_whoever_commits_them(table):
-    assert commit(table, ["a", "b"]) is True
-    assert commit(table, ["a", "b"], value=9.0) is False
+    assert commit(table, ["a", "b"]) == table.index(keys("ab"))
+    assert commit(table, ["a", "b"], value=9.0) is None
     assert part_name(["a", "b"], ["1", "2"]) == part_name(["b", "a"], ["2", "1"])
 
 

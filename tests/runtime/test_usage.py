@@ -9,7 +9,7 @@ from mer_ray.runtime.usage import Usage
 def usage(*batches, prepared=(0.0, 0)):
     found = Usage()
     for worker, started, ended in batches:
-        done = Done("batch", 4, Counter(), None, 100, worker, (started, ended), *prepared)
+        done = Done("batch", {}, Counter(), None, 100, worker, (started, ended), *prepared)
         found.add(done)
     return found
 
@@ -22,8 +22,8 @@ def test_the_busy_share_is_of_the_time_between_a_worker_s_first_batch_and_its_la
 
 def test_a_worker_waits_from_its_last_batch_to_the_next():
     found = usage(("a", 100.0, 102.0))
-    assert found.add(Done("batch", 4, Counter(), None, 100, "a", (105.0, 106.0))) == 3.0
-    assert found.add(Done("batch", 4, Counter(), None, 100, "b", (7.0, 9.0))) == 0.0, "its first"
+    assert found.add(Done("batch", {}, Counter(), None, 100, "a", (105.0, 106.0))) == 3.0
+    assert found.add(Done("batch", {}, Counter(), None, 100, "b", (7.0, 9.0))) == 0.0, "its first"
 
 
 def test_cpus_that_keep_a_gpu_busy_are_told_where_tasks_work_ahead():

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from made_stages import DoubleStage, LengthStage
 
@@ -30,11 +32,46 @@ def test_a_batch_becomes_one_part_and_leaves_no_record(made):
     _, table, worker = made
     batch = batch_of(a="xy", b="bad")
     outcome = worker.run(batch)
-    assert (outcome.rows, dict(outcome.errors)) == (2, {"bad_text": 1})
+    assert (len(outcome.refs), dict(outcome.errors)) == (2, {"bad_text": 1})
     rows = read(table, batch)
     assert rows["a"]["letters"] == 2
     assert (rows["b"]["present"], rows["b"]["error"], rows["b"]["letters"]) == (False, "bad_text", None)
     assert table.store.folders("_attempts") == []
+
+
+def test_what_a_worker_tells_of_its_rows_is_what_the_table_s_index_finds(made):
+    _, table, worker = made
+    batch = batch_of(a="x", b="raise", c="bad", d="xx")
+    keys = dict(zip(batch.clip_ids, batch.keys, strict=True))
+    assert worker.run(batch).refs == table.index(keys)
+    assert worker.run(batch).refs == table.index(keys), "found there"
+
+
+def test_a_part_of_the_same_rows_in_another_order_that_came_first_is_what_counts(made, monkeypatch):
+    stage, table, worker = made
+    batch = batch_of(a="x", b="xx")
+    process = stage.process
+
+    def overtaken(inputs):
+        rows = process(inputs)
+        table.commit(rows.take([1, 0]), batch.keys[::-1], {})
+        return rows
+
+    monkeypatch.setattr(stage, "process", overtaken)
+    told = worker.run(batch).refs
+    assert told == table.index(dict(zip(batch.clip_ids, batch.keys, strict=True)))
+    assert told["a"].row == 1
+
+
+def test_a_part_damaged_since_is_set_aside_and_made_anew(made):
+    _, table, worker = made
+    batch = batch_of(a="x", b="xx")
+    worker.run(batch)
+    path = Path(table.store.path(batch.name))
+    path.write_bytes(path.read_bytes()[:-30])
+    assert len(worker.run(batch).refs) == 2
+    assert [row["letters"] for row in read(table, batch).values()] == [1, 2]
+    assert len(table.store.files("_corrupt")) == 1
 
 
 def test_a_committed_batch_is_not_done_again(made, tmp_path):
