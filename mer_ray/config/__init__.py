@@ -6,26 +6,29 @@ from typing import Literal
 
 from pydantic import Field
 
+from mer_ray.config.extraction import (
+    DenoiseConfig,
+    EncoderConfig,
+    FacesConfig,
+    HintConfig,
+    MediaConfig,
+    Pool,
+    TranscribeConfig,
+)
 from mer_ray.config.reading import CONFIGS, REPOSITORY, T, describe, digest, load
 from mer_ray.config.sections import (
     DataConfig,
     DemoConfig,
-    DenoiseConfig,
-    EncoderConfig,
     EvaluationConfig,
     ExportConfig,
-    FacesConfig,
     FitConfig,
-    HintConfig,
     JobConfig,
     LearnerConfig,
     LoggersConfig,
-    MediaConfig,
     MiningConfig,
     NoiseConfig,
     OptimizationConfig,
     PluginConfig,
-    Pool,
     PredictingConfig,
     ProbingConfig,
     ReportConfig,
@@ -37,7 +40,6 @@ from mer_ray.config.sections import (
     SubmissionConfig,
     TablesConfig,
     TaskConfig,
-    TranscribeConfig,
 )
 
 __all__ = [

@@ -42,7 +42,7 @@ def test_every_column_is_measured_and_two_runs_say_the_same(tmp_path, ray_cluste
     assert draw.waf.keys() == COLUMNS
     assert draw.waf == mining.draw(one, settings, seed=0).waf
     assert draw.waf["mined"] == draw.waf["mined_vote"]
-    assert draw.waf["all_labels"] > draw.waf["labelled_only"] > 0.6
+    assert draw.waf["all_labels"] >= draw.waf["labelled_only"] > 0.6
     *_, figures = mining.measure([one], settings, Console(quiet=True))
     found = figures["sets"]["handwritten"]
     assert found.keys() == COLUMNS | {"paired", "gain", "gap_closed", "standardised", "chosen", "seconds"}

@@ -12,8 +12,9 @@ from mer_ray.data.storage import Store
 from mer_ray.data.table import Table
 from mer_ray.errors import InputError
 from mer_ray.pipelines import why
+from mer_ray.stages.base import ROW_FIELDS
 
-COLUMNS = pa.schema([("clip_id", pa.string()), ("text", pa.string()), ("crops", pa.binary())])
+COLUMNS = pa.schema([*ROW_FIELDS, ("text", pa.string()), ("crops", pa.binary())])
 
 
 def ask(capsys, *arguments):
@@ -59,8 +60,9 @@ def test_of_the_parts_without_the_clip_only_ids_are_read(tmp_path):
     table = Table(Store(str(tmp_path)), "faces", COLUMNS, {})
     for number in range(4):
         ids = [f"c{number}{i}" for i in range(3)]
-        rows = {"clip_id": ids, "text": ids, "crops": [bytes(range(256)) * 40 + i.encode() for i in ids]}
-        table.commit(pa.table(rows, schema=COLUMNS), ids, {})
+        crops = [bytes(range(256)) * 40 + name.encode() for name in ids]
+        made = [{"clip_id": i, "present": True, "text": i, "crops": c} for i, c in zip(ids, crops, strict=True)]
+        table.commit(pa.Table.from_pylist(made, schema=COLUMNS), ids, {})
     for part in tmp_path.glob("faces/*/*.parquet"):
         if "c21" not in pq.read_table(part, columns=["clip_id"])["clip_id"].to_pylist():
             damage(part, "crops")
