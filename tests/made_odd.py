@@ -136,7 +136,8 @@ def headers() -> Iterator[Case]:
     lies = (
         ("size", 0xFFFFFFFF, "present"), ("size", 0, "present"), ("channels", 0, "unreadable"),
         ("channels", 65_535, "unreadable"), ("rate", 0, "unreadable"), ("rate", 1, "too_long"),
-        ("rate", 2**32 - 1, "unreadable"), ("bits", 0, "unreadable"), ("bits", 65_535, "unreadable"),
+        ("rate", 2**32 - 1, "unreadable"), ("rate", 1_730_690_688, "too_fast"),
+        ("bits", 0, "unreadable"), ("bits", 65_535, "unreadable"),
         ("format", 0xABCD, "unreadable"),
     )  # fmt: skip
     for name, value, audio in lies:

@@ -37,6 +37,7 @@ MAX_SIDE = 640
 MIN_SECONDS = 0.2
 """A damaged file is kept as far as it goes if that is at least this long."""
 
+_MAX_SAMPLE_RATE_HZ = 1_000_000  # no recorder comes near; to resample from a rate that a header made up takes minutes
 _SLACK_SECONDS = 1.0  # by how much a stream may outlast its limit while it is decoded
 _GUESSED_DURATION = frozenset({"mp3", "aac"})  # their headers hold none: FFmpeg guesses from the bit rate
 _TOLD_FROM_ZERO = frozenset({"matroska"})  # a clip cut out of a recording may keep its times, and begin late
@@ -127,7 +128,7 @@ def decode_audio(container: InputContainer, limits: Limits) -> NDArray[np.float3
     """The first audio track with a decoder, float32 (S,), mono 16 kHz in [-1, 1]; None when there is none.
 
     Raises:
-        ClipError: ``unreadable``, ``too_short``, ``too_long``, ``not_finite``.
+        ClipError: ``unreadable``, ``too_short``, ``too_long``, ``too_fast``, ``not_finite``.
     """
     stream = _first(container.streams.audio)
     if stream is None:
@@ -287,7 +288,9 @@ def _note(error: Exception, damage: list[Exception]) -> None:
 
 def _resampled(frames: Iterator[AudioFrame], damage: list[Exception]) -> Iterator[NDArray[np.float32]]:
     """Frames as mono float32 at 16 kHz, with one resampler for each layout that the stream takes on."""
-    for _, run in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+    for (_, _, rate), run in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        if rate > _MAX_SAMPLE_RATE_HZ:
+            raise ClipError(Reason.TOO_FAST, f"{rate} samples per second, the limit is {_MAX_SAMPLE_RATE_HZ}")
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ, options=_MIX)
         for frame in itertools.chain(run, [None]):
             try:

@@ -108,8 +108,9 @@ def _answer(request: dict[str, Any]) -> Answer:
 
 
 def _why_not(error: Exception) -> dict[str, Any]:
-    """Whom an error blames. FFmpeg's own numbers are those of the system, and tell of the file."""
-    fault = None if isinstance(error, av.FFmpegError) else machine_fault(error)
+    """Whom an error blames. FFmpeg's own numbers are those of the system, and all but memory's tell of the file."""
+    is_of_file = isinstance(error, av.FFmpegError) and not isinstance(error, MemoryError)
+    fault = None if is_of_file else machine_fault(error)
     if isinstance(fault, NoMemoryFault):
         return {"error": [Reason.OUT_OF_MEMORY, "decoding takes more than decode_memory_bytes"]}
     return {"error": [Reason.UNREADABLE, str(error)]} if fault is None else {"fault": str(fault)}

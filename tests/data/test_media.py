@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import runpy
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 
 from mer_ray.config import MediaConfig
-from mer_ray.data import containers
+from mer_ray.data import containers, sandbox
 from mer_ray.data.media import Decoder, decode_flac, decode_jpeg, encode_flac, encode_jpeg
 from mer_ray.errors import ClipError, MachineFault, Reason
 
@@ -391,6 +392,12 @@ def test_memory_is_limited(tmp_path):
         assert decoder.probe(str(path)).width == 640
         assert reason_of(decoder.frames, str(path), 25, 150) is Reason.OUT_OF_MEMORY
         assert decoder.frames(str(path), 5, 3) is not None
+
+
+def test_ffmpegs_want_of_memory_is_no_damage():
+    why = sandbox._why_not(av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory"))
+    assert why["error"][0] is Reason.OUT_OF_MEMORY
+    assert sandbox._why_not(av.error.InvalidDataError(errno.EIO, "bad"))["error"][0] is Reason.UNREADABLE
 
 
 def test_no_child_outlives_its_decoder(folder):
