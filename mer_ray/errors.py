@@ -159,7 +159,7 @@ def _is_of_the_system(error: BaseException) -> bool:
 
 def _is_of_the_device(error: BaseException) -> bool:
     """PyTorch has no class of its own for it in every version; ``OutOfMemoryError`` is one of ``RuntimeError`` too."""
-    if type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError" or "ALLOC_FAILED" in str(error):
         return False
     return type(error).__name__ == "AcceleratorError" or (
         isinstance(error, RuntimeError) and _BROKEN_DEVICE.search(str(error)) is not None

@@ -98,6 +98,8 @@ def test_a_broken_device_is_the_machine_s(message):
         ClipError(Reason.TIMEOUT, "too slow"),
         RuntimeError("the model fell over"),
         OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         response(404, "NoSuchKey"),
         AssertionError(),
     ],

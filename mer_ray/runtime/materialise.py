@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ from mer_ray.stages.base import Stage
 from mer_ray.types import Clip
 
 _FIRST_WAIT_SECONDS = 2.0
+_ALL = ""
+"""Stands for a batch's name where a fault ended all batches at once."""
 _START_SECONDS = 600.0
 """What a process may take to start on a machine that is busy; loading models counts as progress, see ``attempts``."""
 _OUTAGE = 8
@@ -153,28 +155,26 @@ def _make(
         MachineFault: one batch met too many.
         MaterialiseError: see ``stream``.
     """
-    patience_seconds = runtime.stall_seconds
-    if patience_seconds == "auto":
-        patience_seconds = worker.stage.resources.batch_seconds + _START_SECONDS
     left, met, stalls = {batch.name: batch for batch in batches}, Counter[str](), 0
     faults: dict[str, Fault] = {}
     while left:
         if faults:
             time.sleep(_FIRST_WAIT_SECONDS * 2 ** (max(met.values()) - 1))
-        avoided, faults = {fault.node for fault in faults.values()}, {}
+        avoided, faults, before = {fault.node for fault in faults.values()}, {}, len(left)
         try:
-            with closing(stream(worker, list(left.values()), patience_seconds, avoided)) as outcomes:
-                for done in _until_an_outage(outcomes):
-                    on_done(done)
-                    if done.fault is None:
-                        del left[done.batch]
-                    else:
-                        faults[done.batch] = done.fault
-                        on_fault(done.fault)
+            for done in _pass(worker, list(left.values()), runtime, avoided):
+                on_done(done)
+                if done.fault is None:
+                    del left[done.batch]
+                else:
+                    faults[done.batch] = done.fault
+                    on_fault(done.fault)
         except Stalled:
             stalls += 1
             if stalls > 1:
                 raise
+        if len(left) < before:
+            del met[_ALL]
         met.update(faults.keys())
         for name, fault in faults.items():
             if met[name] > runtime.max_machine_faults:
@@ -183,6 +183,18 @@ def _make(
                     f"{fault.what}. No clip is to blame and what is committed stays: mend it, and give the same "
                     "command again"
                 )
+
+
+def _pass(worker: Worker, batches: Sequence[Batch], runtime: RuntimeConfig, avoided: Collection[str]) -> Iterator[Done]:
+    """The outcomes of batches, each tried once; a fault that ends them all is one of ``_ALL``."""
+    patience_seconds = runtime.stall_seconds
+    if patience_seconds == "auto":
+        patience_seconds = worker.stage.resources.batch_seconds + _START_SECONDS
+    with closing(stream(worker, batches, patience_seconds, avoided)) as outcomes:
+        try:
+            yield from _until_an_outage(outcomes)
+        except MachineFault as fault:
+            yield Done(_ALL, {}, Counter(), Fault("", "unknown", str(fault)))
 
 
 def _until_an_outage(outcomes: Iterable[Done]) -> Iterator[Done]:

@@ -25,7 +25,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mer_ray.data.table import RowRef
-from mer_ray.errors import MaterialiseError, MerRayError, machine_fault
+from mer_ray.errors import MachineFault, MaterialiseError, MerRayError, machine_fault
 from mer_ray.runtime.batches import Batch
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Resources
@@ -92,6 +92,7 @@ def stream(
 
     Raises:
         Stalled: it lasted longer.
+        MachineFault: one ended all.
         MaterialiseError: a worker failed for good.
     """
     dataset = _dataset(worker, batches, _elsewhere(worker.stage.resources, avoided))
@@ -273,10 +274,15 @@ def _payload(rows: pa.Table) -> pa.Table | None:
 
 
 def _cause(error: BaseException, step: str) -> BaseException:
-    """The project's own error inside what Ray wraps it in, or a ``MaterialiseError``."""
+    """The project's own error inside what Ray wraps it in, or a ``MaterialiseError``.
+
+    Ray's own code in a worker meets machine faults too, as when no file can be opened any more.
+    """
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, MerRayError) or not isinstance(inner, Exception):
             return inner
+        if fault := machine_fault(inner):
+            return MachineFault(f"step {step}: {fault}")
         inner = getattr(inner, "cause", None) or inner.__cause__
     return MaterialiseError(f"step {step} failed: {type(error).__name__}: {error}")

@@ -1,5 +1,8 @@
 """The machine fails, and no clip is blamed for it. Each test asserts that its fault happened."""
 
+import subprocess
+
+import numpy as np
 import pytest
 import soundfile
 from made_steps import rows_of, step_of, tries
@@ -61,6 +64,48 @@ def test_a_storage_that_is_down_is_not_tried_batch_by_batch(ray_cluster, tmp_pat
 
 def rows_of_none(step) -> bool:
     return not [name for name in step.table.store.files() if name.endswith(".parquet")]
+
+
+def test_a_process_that_may_open_no_more_files_costs_no_clip(ray_cluster, tmp_path):
+    texts = {f"c{i}": "no files" if i == 5 else "x" * i for i in range(16)}
+    step = step_of(tmp_path, texts)
+    made = materialise(step, {}, RuntimeConfig())
+    assert (tmp_path / "marks" / "c5.died").exists(), "the limit was not set"
+    assert tries(tmp_path, "c5") >= 2, "its batch was not begun anew"
+    assert dict(made.errors) == {}
+    assert {c: row["letters"] for c, row in rows_of(step).items()} == {c: len(text) for c, text in texts.items()}
+    assert step.table.store.files("_corrupt") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB, and what makes it larger."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place, lambda: subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_leaves_no_row_in_error_and_the_same_command_goes_on(ray_cluster, small_disk, tmp_path):
+    place, grow = small_disk
+    texts = {f"c{i:02}": f"{i} " + "".join(map(chr, np.random.default_rng(i).integers(97, 123, 10))) for i in range(64)}
+    step = step_of(place, texts, batch_size=1)
+    filler = place / "filler"
+    filler.write_bytes(bytes(150_000))
+    with pytest.raises(MachineFault, match="No space left"):
+        materialise(step, {}, RuntimeConfig(max_machine_faults=1))
+    assert len(step.table.index(step.keys)) < len(texts), "the disk was not full"
+    assert not any(ref.error for ref in step.table.index(step.keys).values())
+    grow()
+    made = materialise(step_of(place, texts, batch_size=1), {}, RuntimeConfig())
+    assert len(made.refs) == len(texts)
+    assert not any(ref.error for ref in made.refs.values())
+    assert step.table.store.files("_corrupt") == []
 
 
 def test_a_clip_without_memory_is_the_only_one_blamed(ray_cluster, tmp_path):
