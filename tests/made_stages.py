@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 import time
 from pathlib import Path
@@ -82,9 +81,6 @@ class LengthStage(Stage):
         if text == "sticky" and not once.exists():
             once.touch()
             self.is_broken = True
-        if text == "no files" and not once.exists():
-            once.touch()
-            resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         if self.is_broken:
             raise RuntimeError("CUDA error: device-side assert triggered")
 

@@ -66,17 +66,6 @@ def rows_of_none(step) -> bool:
     return not [name for name in step.table.store.files() if name.endswith(".parquet")]
 
 
-def test_a_process_that_may_open_no_more_files_costs_no_clip(ray_cluster, tmp_path):
-    texts = {f"c{i}": "no files" if i == 5 else "x" * i for i in range(16)}
-    step = step_of(tmp_path, texts)
-    made = materialise(step, {}, RuntimeConfig())
-    assert (tmp_path / "marks" / "c5.died").exists(), "the limit was not set"
-    assert tries(tmp_path, "c5") >= 2, "its batch was not begun anew"
-    assert dict(made.errors) == {}
-    assert {c: row["letters"] for c, row in rows_of(step).items()} == {c: len(text) for c, text in texts.items()}
-    assert step.table.store.files("_corrupt") == []
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 300 kB, and what makes it larger."""
