@@ -99,6 +99,7 @@ def stream(
     executor = dataset._create_executor()  # what an iterator of the dataset makes too, and lets nobody end
     name = worker.stage.name
     arrived = _read_ahead(lambda: _outcomes(dataset._build_bundle_iterator(executor)), f"materialise-{name}")
+    missing = len(batches)
     try:
         while True:
             try:
@@ -110,10 +111,15 @@ def stream(
                     f"step {name}: no batch was finished for {stall_seconds:.0f} s. What is committed stays: give the "
                     "same command again, or raise runtime.stall_seconds if the step is that slow"
                 ) from None
+            if item is None and missing:
+                raise MaterialiseError(
+                    f"step {name}: Ray told nothing of {missing} batches; give the same command again"
+                )
             if item is None:
                 return
             if isinstance(item, BaseException):
                 raise _cause(item, name)
+            missing -= 1
             yield item
     finally:
         executor.shutdown(force=True)

@@ -13,6 +13,7 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import MachineFault, MaterialiseError
 from mer_ray.pipelines import features
 from mer_ray.runtime import materialise as materialising
+from mer_ray.runtime import stream as streaming
 from mer_ray.runtime.materialise import materialise
 from mer_ray.types import Clip, Split
 
@@ -109,6 +110,12 @@ def test_a_clip_that_hangs_in_a_full_batch_costs_one_command_and_the_time_of_a_f
     materialise(step, {}, RuntimeConfig())
     assert {c: row["error"] for c, row in rows_of(step).items() if row["error"]} == {"c5": "timeout"}
     assert tries(tmp_path, "c5") == 2 + 3 + 2, "the batch twice, its halves, and alone"
+
+
+def test_batches_of_which_nothing_is_told_end_the_run_and_are_not_asked_for_ever(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "_outcomes", lambda bundles: (done for done in list(bundles)[:0]))
+    with pytest.raises(MaterialiseError, match="told nothing of 2 batches"):
+        materialise(step_of(tmp_path, {"a": "x", "b": "x"}, batch_size=1), {}, RuntimeConfig())
 
 
 def test_a_step_that_stalls_is_begun_once_more(ray_cluster, tmp_path):
