@@ -15,10 +15,11 @@ import posixpath
 import random
 import time
 import uuid
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import fsspec
 from botocore.exceptions import BotoCoreError, NoCredentialsError
@@ -30,7 +31,17 @@ _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
 _FINAL_ERRNOS = frozenset({errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG})
 
+_HEX_DIGITS = "0123456789abcdef"
+_AT_ONCE = 16
+
 T = TypeVar("T")
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does: its ``size``, and as ``tag`` its ETag in S3, its mtime in ns on a disk."""
+
+    size: int
+    tag: str
 
 
 class Store:
@@ -101,6 +112,21 @@ class Store:
 
         return self._retry("list", name, details)
 
+    def stamps(self, name: str = "", by_digit: bool = False) -> dict[str, Stamp]:
+        """The stamp of each file directly in folder ``name``, by its name; hidden ones and folders are left out.
+
+        Args:
+            name: the folder; there is nothing in one that is missing.
+            by_digit: only the names that begin with a hex digit; in S3 each digit is a listing of its own, all at once.
+        """
+        if self.is_local:
+            stamps = self._retry("list", name, lambda: dict(self._local_stamps(name)))
+            return {file: stamp for file, stamp in stamps.items() if not by_digit or file[0] in _HEX_DIGITS}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            starts = _HEX_DIGITS if by_digit else [""]
+            listed = pool.map(lambda start: self._retry("list", name, lambda: self._listed_stamps(name, start)), starts)
+            return {file: stamp for stamps in listed for file, stamp in stamps.items()}
+
     def read(self, name: str) -> bytes:
         """The bytes of a file.
 
@@ -142,6 +168,21 @@ class Store:
             FileNotFoundError: there is no such file.
         """
         return self._retry("read", name, lambda: bytes(self.filesystem.cat_file(self.path(name), start=start, end=end)))
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Of many files the bytes from ``start`` up to ``end``, in the order asked for; in S3 several at once.
+
+        Args:
+            ranges: name, ``start`` and ``end``, which is larger.
+
+        Raises:
+            FileNotFoundError: one of them is missing.
+        """
+        paths = [self.path(name) for name, _, _ in ranges]
+        starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
+        at_once = {} if self.is_local else {"batch_size": _AT_ONCE}
+        read = partial(self.filesystem.cat_ranges, paths, starts, ends, on_error="raise", **at_once)
+        return self._retry("read files of", "", lambda: [bytes(data) for data in read()])
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file whole, replacing one of the same name."""
@@ -197,6 +238,37 @@ class Store:
             return sorted((entry, kind) for entry, kind in named if entry and not entry.startswith("."))
 
         return self._retry("list", name, entries)
+
+    def _local_stamps(self, name: str) -> Iterator[tuple[str, Stamp]]:
+        try:
+            entries = os.scandir(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        with entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it went while it was looked at
+                    if not entry.name.startswith(".") and entry.is_file():
+                        status = entry.stat()
+                        yield entry.name, Stamp(status.st_size, str(status.st_mtime_ns))
+
+    def _listed_stamps(self, name: str, start: str) -> dict[str, Stamp]:
+        """Those of the names that begin with ``start``: no method of s3fs lists a folder in part."""
+        bucket, key, _ = self.filesystem.split_path(self.path(name))
+        folder = f"{key}/" if key else ""
+        wanted = {"Bucket": bucket, "Prefix": folder + start, "Delimiter": "/"}
+        stamps: dict[str, Stamp] = {}
+        while True:
+            try:
+                page = self.filesystem.call_s3("list_objects_v2", **wanted)
+            except FileNotFoundError:  # there is no such bucket
+                return {}
+            for entry in page.get("Contents", []):
+                file = entry["Key"].removeprefix(folder)
+                if file and not file.startswith("."):
+                    stamps[file] = Stamp(entry["Size"], entry["ETag"].strip('"'))
+            if not page.get("IsTruncated"):
+                return stamps
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def _write_local(self, name: str, data: bytes, commit: Callable[[str, str], None]) -> bool:
         final = Path(self.path(name))

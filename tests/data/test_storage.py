@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mer_ray.data import storage
-from mer_ray.data.storage import Store
+from mer_ray.data.storage import Stamp, Store
 from mer_ray.errors import StorageError
 
 
@@ -33,6 +33,37 @@ def test_listing_a_folder_that_is_not_there_is_empty(store):
 def test_reading_a_missing_file_says_so(store):
     with pytest.raises(FileNotFoundError):
         store.read("none")
+
+
+def test_stamps_tell_of_a_change_and_leave_out_what_is_no_plain_file(store):
+    assert store.stamps("none") == {}
+    names = ["0a", "ff", "_table.json", "a.parquet"]
+    for name in [*names, ".hidden", "deeper/b"]:
+        store.write(name, b"12")
+    before = store.stamps()
+    assert sorted(before) == sorted(names)
+    assert sorted(store.stamps(by_digit=True)) == ["0a", "a.parquet", "ff"]
+    status = os.stat(store.path("0a"))
+    assert before["0a"] == Stamp(2, str(status.st_mtime_ns))
+    os.utime(store.path("0a"), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    store.write("ff", b"123")
+    after = store.stamps()
+    assert {name for name in names if before[name] != after[name]} == {"0a", "ff"}
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_left_out(store):
+    store.write("a", b"")
+    os.symlink(store.path("gone"), store.path("b"))
+    assert list(store.stamps()) == ["a"]
+
+
+def test_ranges_of_many_files_are_read_at_once(store):
+    for i in range(3):
+        store.write(f"f{i}", bytes(range(i, i + 20)))
+    assert store.read_ranges([("f2", 0, 2), ("f0", 5, 8), ("f2", 18, 20)]) == [b"\2\3", b"\5\6\7", b"\x14\x15"]
+    assert store.read_ranges([]) == []
+    with pytest.raises(FileNotFoundError):
+        store.read_ranges([("f0", 0, 1), ("none", 0, 1)])
 
 
 def test_put_if_absent_lets_exactly_one_of_many_writers_win(store):

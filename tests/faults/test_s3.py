@@ -1,10 +1,12 @@
 """What is promised of storage, tables, rounds and weights in S3, on a real server."""
 
+import hashlib
 import io
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -16,7 +18,7 @@ import pytest
 from made_stages import LengthStage
 from optuna.storages import JournalStorage
 
-from mer_ray.data.storage import Store
+from mer_ray.data.storage import Stamp, Store
 from mer_ray.data.table import Table, row_key
 from mer_ray.encoders import hubert
 from mer_ray.encoders.base import ClipInput
@@ -52,6 +54,22 @@ def test_files_and_folders_are_listed_read_and_removed(store):
     assert not store.exists("a/deeper/two.bin")
     with pytest.raises(FileNotFoundError):
         store.read("a/one.bin")
+
+
+def test_stamps_are_listed_to_the_last_page_and_ranges_read_at_once(store):
+    names = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(1100)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: store.write(f"t/{name}", name.encode()), names))
+    for name in ("t/_table.json", "t/.hidden", "t/a_folder/b"):
+        store.write(name, b"1")
+    stamps = store.stamps("t", by_digit=True)
+    assert sorted(stamps) == sorted(names)
+    assert stamps[names[0]] == Stamp(64, hashlib.md5(names[0].encode()).hexdigest())
+    assert store.stamps("t") == {**stamps, "_table.json": store.stamps("t")["_table.json"]}
+    assert store.stamps("none") == store.stamps("none", by_digit=True) == {}
+    assert (store / "t").read_ranges([(name, 3, 9) for name in names[:40]]) == [n[3:9].encode() for n in names[:40]]
+    with pytest.raises(FileNotFoundError):
+        store.read_ranges([(f"t/{names[0]}", 0, 1), ("t/none", 0, 1)])
 
 
 def test_a_name_that_is_taken_is_never_put_again(store):
