@@ -70,7 +70,18 @@ class StorageError(MachineFault):
 
 
 class CorruptPartError(StorageError):
-    """A part or result file is truncated or altered."""
+    """A part or result file is truncated or altered.
+
+    ``step`` names the table whose part it was, which is out of sight now, so that its rows can be made again.
+    """
+
+    def __init__(self, message: str, step: str = "") -> None:
+        super().__init__(message)
+        self.step = step
+
+    def __reduce__(self) -> tuple[type[CorruptPartError], tuple[str, str]]:
+        """Pickle with the step."""
+        return type(self), (str(self), self.step)
 
 
 class MaterialiseError(MerRayError):

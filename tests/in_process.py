@@ -39,8 +39,9 @@ def without_ray(changes):
     changes.setattr(controller, "run", fit_here)
 
 
-def stream(worker, batches, stall_seconds, avoided):
+def stream(worker, work, batches, stall_seconds, avoided, together):
     """What an actor would do with each batch; see ``runtime.stream``."""
-    for batch in batches:
-        outcome = worker.run(batch)
-        yield Done(batch.name, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)
+    all_batches = work.batches()
+    for number, faults in batches.items():
+        outcome = worker.run(all_batches[number], faults=faults)
+        yield Done(number, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)

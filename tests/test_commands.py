@@ -55,7 +55,7 @@ ELSEWHERE = {
     f"{PYTHON} jobs/bench.py extract pipeline=false": (
         f"{BENCHMARKS}extract.py::test_bare_and_peer_are_measured_without_ray"
     ),
-    f"{PYTHON} jobs/bench.py overhead": f"{BENCHMARKS}overhead.py::test_it_measures_each_number_of_clips",
+    f"{PYTHON} jobs/bench.py scale": f"{BENCHMARKS}scale.py::test_it_measures_rate_memory_resuming_and_scaling",
     f"{PYTHON} jobs/bench.py mining": f"{BENCHMARKS}mining.py::test_every_column_is_measured_and_two_runs_say_the_same",
     f"{PYTHON} jobs/bench.py new_speakers": (
         f"{BENCHMARKS}new_speakers.py::test_a_new_speaker_is_told_better_the_more_of_his_clips_come_at_once"

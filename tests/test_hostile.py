@@ -105,11 +105,11 @@ def test_every_file_becomes_a_row_or_a_reason_in_the_job(ray_cluster, corpus, tm
     assert done.returncode == 0, done.stderr
     made = {}
     for step in ("audio", "faces"):
-        table = pa.concat_tables(pq.read_table(part) for part in tmp_path.glob(f"run/tables/{step}/*/*.parquet"))
+        table = pa.concat_tables(pq.read_table(part) for part in tmp_path.glob(f"run/tables/{step}/*/[!_]*.parquet"))
         by_id = {row["clip_id"]: row for row in table.select(["clip_id", "present", "error", "detail"]).to_pylist()}
         made[step] = [by_id[clip_id] for clip_id in rows["clip_id"]]
     assert unexpected(cases, made) == {}
-    encoded = pq.read_table(list(tmp_path.glob("run/tables/loud/*/*.parquet"))).to_pylist()
+    encoded = pq.read_table(list(tmp_path.glob("run/tables/loud/*/[!_]*.parquet"))).to_pylist()
     heard = {row["clip_id"] for row in encoded if row["present"]}
     assert heard == {row["clip_id"] for row in made["audio"] if row["present"]}
     assert not (tmp_path / "ran").exists()

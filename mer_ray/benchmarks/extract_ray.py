@@ -23,7 +23,7 @@ from mer_ray.benchmarks.clips import decoders
 from mer_ray.config import EncoderConfig, RuntimeConfig
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
-from mer_ray.runtime.materialise import Made, Step, materialise, missing_batches
+from mer_ray.runtime.materialise import Made, Step, all_batches, materialise
 from mer_ray.runtime.session import session
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Stage
@@ -146,4 +146,4 @@ def _step(stage: Stage, clips: Sequence[Clip], made: Mapping[str, Made], tables:
 def _first_batch(step: Step, upstream: Mapping[str, Made]) -> pa.Table:
     """The input of the step's first batch, not prepared."""
     tables = {name: made.table for name, made in upstream.items()}
-    return Worker(step.stage, step.table, tables, "warm", 1).load(missing_batches(step, upstream, {})[0])
+    return Worker(step.stage, step.table, tables, "warm", 1).load(all_batches(step, upstream)[0])

@@ -152,10 +152,14 @@ def median(values: Sequence[float]) -> float:
 
 
 class Memory:
-    """The most memory that a process, this one unless another is given, and its children held: sum of PSS, sampled."""
+    """The most memory that a process, this one unless another is given, and its children held: sum of PSS, sampled.
 
-    def __init__(self, process_id: int | None = None) -> None:
+    ``alone``: without its children.
+    """
+
+    def __init__(self, process_id: int | None = None, *, alone: bool = False) -> None:
         self.process_id = process_id
+        self.alone = alone
         self.peak_bytes = 0
         self._stop = threading.Event()
 
@@ -163,7 +167,7 @@ class Memory:
         """Take one sample."""
         try:
             root = psutil.Process(self.process_id)
-            processes = [root, *root.children(recursive=True)]
+            processes = [root, *([] if self.alone else root.children(recursive=True))]
         except psutil.Error:  # it has ended
             return
         total = 0
@@ -182,9 +186,9 @@ class Memory:
 
 
 @contextmanager
-def peak_memory(process_id: int | None = None) -> Iterator[Memory]:
+def peak_memory(process_id: int | None = None, *, alone: bool = False) -> Iterator[Memory]:
     """Watch the memory for the time of the block."""
-    memory = Memory(process_id)
+    memory = Memory(process_id, alone=alone)
     memory.sample()
     thread = threading.Thread(target=memory._watch, daemon=True)
     thread.start()

@@ -31,7 +31,7 @@ from mer_ray.config import ExtractConfig, RuntimeConfig, Section, TrainConfig
 from mer_ray.data.features import Feature
 from mer_ray.data.room import Room
 from mer_ray.evaluation.metrics import waf
-from mer_ray.pipelines import features, source, train_encoder
+from mer_ray.pipelines import features, planning, source, train_encoder
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.session import session
 from mer_ray.types import Clip, Split
@@ -116,7 +116,7 @@ def _features(job: TrainConfig, console: Console) -> dict[str, float]:
     encoders = {"raw": entry["options"]["encoder"], "aligned": entry}
     extraction = ExtractConfig(run=job.run, data=job.data, tables=job.tables, seed=job.seed, encoders=encoders)
     clips, tables = _clips(job, console), source.stores(job)[1]
-    steps = features.plan(extraction, clips, tables)
+    steps = planning.plan(extraction, clips, tables)
     made = features.run(steps, extraction, Journal(source.stores(job)[0]), console)
     collected = features.collect(extraction, clips, made, (), Room()).features
     by_id = {clip.clip_id: clip for clip in clips}

@@ -21,8 +21,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mer_ray.config import EncoderConfig, ExportConfig
+from mer_ray.data.rows import RowRef
 from mer_ray.data.storage import Store
-from mer_ray.data.table import RowRef, Table
+from mer_ray.data.table import Table
 from mer_ray.errors import ConfigError
 from mer_ray.types import Clip, Split
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mer_ray.data.rows import Keys
 from mer_ray.data.table import Table, row_key
 
 _FOLDER = "_retries"
@@ -41,18 +42,21 @@ class Retries:
                 counts[key] = max(count, counts.get(key, 0))
         return cls(counts)
 
-    def keys(self, first: Mapping[str, str]) -> dict[str, str]:
+    def keys(self, first: Keys) -> Keys:
         """The key that counts of each clip, from its first one."""
-        return {
-            clip_id: row_key(key, f"again {self.counts[key]}") if key in self.counts else key
-            for clip_id, key in first.items()
-        }
+        if not self.counts:
+            return first
+        column = first.column.copy()
+        for place, key in enumerate(first.column.astype(str).tolist()):
+            if key in self.counts:
+                column[place] = row_key(key, f"again {self.counts[key]}").encode()
+        return Keys(first.ids, column)
 
-    def again(self, table: Table, first: Mapping[str, str], reasons: Reasons) -> Retries:
+    def again(self, table: Table, first: Keys, reasons: Reasons) -> Retries:
         """The same, with the rows in error for one of ``reasons`` to be made anew once more."""
-        refs = table.index(self.keys(first), touch=False)
-        wrong = [clip_id for clip_id, ref in refs.items() if ref.error and (reasons == "all" or ref.error in reasons)]
-        new = {first[clip_id]: self.counts.get(first[clip_id], 0) + 1 for clip_id in wrong}
+        errors = table.index(self.keys(first), touch=False).errors
+        wrong = [first.at(place) for place, (error, _) in errors.items() if reasons == "all" or error in reasons]
+        new = {key: self.counts.get(key, 0) + 1 for key in wrong}
         return Retries({**self.counts, **new}, new)
 
     def write(self, table: Table) -> None:

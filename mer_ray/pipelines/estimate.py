@@ -24,9 +24,9 @@ from mer_ray.config import ExtractionConfig
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table
 from mer_ray.errors import InputError, NotHereError
-from mer_ray.pipelines import features, source
+from mer_ray.pipelines import planning, source
 from mer_ray.pretrained.weights import only_here
-from mer_ray.runtime.materialise import Made, Step, missing_batches
+from mer_ray.runtime.materialise import Made, Step, all_batches
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Stage
 from mer_ray.types import Clip
@@ -60,10 +60,10 @@ def tell(
     """Say what extraction would make of the clips, ``reads`` being the tables that are wanted if not the encoders'.
 
     Raises:
-        InputError: see ``features.plan``; or the disk of the tables has less free space than they need.
+        InputError: see ``planning.plan``; or the disk of the tables has less free space than they need.
     """
     with only_here():
-        steps, unknown = features.plan_here(settings, clips, tables, reads)
+        steps, unknown = planning.plan_here(settings, clips, tables, reads)
         known = estimate(steps, settings)
     show([*known, *(Estimate(name, len(clips), None, None, why) for name, why in unknown.items())], tables, console)
 
@@ -94,7 +94,7 @@ def _estimate(
         try:
             made[name], seconds = _make(sampled, made, settings)
         except NotHereError:
-            why = features.NOT_HERE
+            why = planning.NOT_HERE
         else:
             share = missing / len(clips)
             disk = share * _bytes(Path(table.store.root)) * _SPARE
@@ -166,7 +166,7 @@ def _make(step: Step, made: Mapping[str, Made], settings: ExtractionConfig) -> t
     worker = Worker(step.stage, step.table, tables, "estimate", settings.runtime.max_attempts)
     worker.setup()
     started = time.perf_counter()
-    for batch in missing_batches(step, upstream, {}):
+    for batch in all_batches(step, upstream):
         worker.run(batch)
     return Made(step.table, step.table.index(step.keys)), time.perf_counter() - started
 
@@ -178,7 +178,7 @@ def _row_bytes(stage: Stage) -> int:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.parquet"))
+    return sum(path.stat().st_size for path in folder.glob("[!_]*.parquet"))
 
 
 def _size(num_bytes: float | None) -> str:

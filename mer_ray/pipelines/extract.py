@@ -14,7 +14,7 @@ from mer_ray.data import export
 from mer_ray.data.export import FeatureTable
 from mer_ray.data.manifest import Manifest
 from mer_ray.errors import ConfigError
-from mer_ray.pipelines import estimate, features, results, source, speech, summary
+from mer_ray.pipelines import estimate, features, planning, results, source, speech, summary
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
@@ -45,17 +45,20 @@ def run(settings: ExtractConfig, dry_run: bool = False) -> int:
     if dry_run:
         estimate.tell(settings, manifest.clips, tables, console)
         return 0
-    steps = features.plan(settings, manifest.clips, tables)
+    steps = planning.plan(settings, manifest.clips, tables)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
+
+    def write(made: Mapping[str, Made]) -> tuple[Mapping[str, Made], list[str]]:
+        return made, _export(settings, manifest, steps, made, console)
+
     with session(settings.runtime):
-        made = features.run(steps, settings, journal, console)
+        made, exported = features.read(steps, settings, journal, console, write)
     ids = [clip.clip_id for clip in manifest.clips]
     lost = features.without_features(settings, ids, made)
     left_out = features.quarantine(ids, made, lost)
     results.write_quarantine(run_dir, left_out)
-    exported = _export(settings, manifest, steps, made, console)
     summary.show_extraction(console, made, journal.work(), left_out, tables)
     for line in (*exported, f"{len(ids)} clips = {len(ids) - len(lost)} with features + {len(lost)} quarantined"):
         console.print(line, soft_wrap=True)
@@ -71,7 +74,7 @@ def check(settings: ExtractConfig) -> None:
     """
     if not settings.encoders:
         raise ConfigError("there is nothing to extract: name encoders, e.g. encoders.voice.plugin=opensmile")
-    features.check(settings)
+    planning.check(settings)
     export.check_names(settings.encoders, settings.export)
     if settings.export.huggingface:
         export.check_huggingface(resolve_run_dir(settings.export.huggingface))

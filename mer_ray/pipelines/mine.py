@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from mer_ray.errors import ConfigError, MaterialiseError
 from mer_ray.evaluation import report
 from mer_ray.learners import spec
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines import estimate, features, narrate, noise_track, results, source, speech, summary
+from mer_ray.pipelines import estimate, features, narrate, noise_track, planning, results, source, speech, summary
 from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.noise_track import Track
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
@@ -65,7 +66,7 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
         estimate.tell(settings, brought.clips, tables, console)
         noise_track.tell(settings, brought, console)
         return 0
-    steps = features.plan(settings, brought.clips, tables)
+    steps = planning.plan(settings, brought.clips, tables)
     room = Room(settings.fit.memory_bytes)
     with step_line(console, "vectors"):
         vectors = source.vectors(brought, room)
@@ -77,8 +78,8 @@ def run(settings: MineConfig, dry_run: bool = False) -> int:
     with session(settings.runtime, held_bytes):
         if missing := short_of(held_bytes):
             console.print(f"[yellow]note: {missing}[/]", soft_wrap=True)
-        made = features.run(steps, settings, journal, console)
-        extraction = features.collect(settings, brought.clips, made, vectors, room)
+        gather = partial(features.collect, settings, brought.clips, vectors=vectors, room=room)
+        extraction = features.read(steps, settings, journal, console, gather)
         results.write_quarantine(run_dir, extraction.quarantine)
         experiment = make_experiment(settings, brought, extraction)
         experiment, mined, ablations = _mine(experiment, settings, run_dir, journal, console)
@@ -104,7 +105,7 @@ def check(settings: MineConfig) -> None:
     Raises:
         ConfigError, PluginError: one is unknown or an option is wrong.
     """
-    features.check(settings)
+    planning.check(settings)
     noise_track.check(settings)
     candidates.configure(settings.mining, settings.learners)
     if settings.submission.format == "mer2023" and not settings.fit.valence:

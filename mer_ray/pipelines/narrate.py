@@ -19,7 +19,7 @@ from mer_ray.demo.render import clean_voice
 from mer_ray.evaluation import denoising, explain, metrics, report
 from mer_ray.evaluation.candidates import Candidate, ChoiceReport
 from mer_ray.learners import spec
-from mer_ray.pipelines.features import AUDIO, FACES, TRANSCRIPT
+from mer_ray.pipelines.planning import AUDIO, FACES, TRANSCRIPT
 from mer_ray.pipelines.predictions import Explained
 from mer_ray.pipelines.results import Run
 from mer_ray.runtime.journal import Journal, environment

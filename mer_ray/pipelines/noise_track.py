@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError
 from mer_ray.evaluation import metrics
-from mer_ray.pipelines import features, finished
-from mer_ray.pipelines.features import AUDIO, TRANSCRIPT, Extraction
+from mer_ray.pipelines import features, finished, planning
+from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.finished import Finished
+from mer_ray.pipelines.planning import AUDIO, TRANSCRIPT
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.journal import Journal
 from mer_ray.speech.noise import Noise
@@ -201,10 +202,10 @@ class Track:
         update = {"denoise": self.settings.denoise.model_copy(update={"enabled": denoise})}
         settings = self.settings.model_copy(update=update)
         self.console.print(f"{told}:")
-        steps = features.plan(settings, self.clips, self.tables, noise=noise)
-        made = features.run(steps, settings, self.journal, self.console, self.extraction.made, TRACK)
+        steps = planning.plan(settings, self.clips, self.tables, noise=noise)
         room = Room(settings.fit.memory_bytes)
-        found = features.collect(settings, self.clips, made, self._ready(room), room)
+        gather = partial(features.collect, settings, self.clips, vectors=self._ready(room), room=room)
+        found = features.read(steps, settings, self.journal, self.console, gather, self.extraction.made, TRACK)
         predicted = self._predicted(found, room)
         scores = metrics.score(self.truth, predicted, self.ensemble.final.class_names)
         assert scores is not None

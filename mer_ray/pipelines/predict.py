@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, FeatureFileError, ManifestError, MaterialiseError
 from mer_ray.evaluation import metrics
 from mer_ray.evaluation.submission import StandIn
-from mer_ray.pipelines import estimate, features, finished, hidden, predictions, results, source, summary
+from mer_ray.pipelines import estimate, features, finished, hidden, planning, predictions, results, source, summary
 from mer_ray.pipelines.features import Extraction
 from mer_ray.pipelines.finished import Answer, Finished
 from mer_ray.pipelines.predictions import Explained
@@ -50,22 +51,22 @@ def run(settings: PredictConfig, dry_run: bool = False) -> int:
     model = _model(settings)
     job, ensemble = finished.read_settings(model), finished.read(model)
     job = _told(settings, job, ensemble.final, model)
-    features.check(job)
+    planning.check(job)
     run_dir, tables = source.stores(job)
     brought = _bring(job, ensemble.final, run_dir, console, dry_run)
     if dry_run:
         estimate.tell(job, brought.clips, tables, console)
         return 0
-    steps = features.plan(job, brought.clips, tables)
+    steps = planning.plan(job, brought.clips, tables)
     room = Room(job.fit.memory_bytes)
     vectors = source.vectors(brought, room)
     finished.check_widths(ensemble.final, [loaded.feature for loaded in vectors])
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
+    gather = partial(features.collect, job, brought.clips, vectors=vectors, room=room)
     with session(job.runtime) if steps else nullcontext():
-        made = features.run(steps, job, journal, console)
-    extraction = features.collect(job, brought.clips, made, vectors, room)
+        extraction = features.read(steps, job, journal, console, gather)
     results.write_quarantine(run_dir, extraction.quarantine)
     join = settings.predict.new_speakers == "batch"
     table, answer = _predict(ensemble, brought, extraction, model, room, join=join)

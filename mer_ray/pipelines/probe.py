@@ -25,7 +25,7 @@ from mer_ray.evaluation import probe_report
 from mer_ray.evaluation.probe_report import Layer, ProbedModel, ProbeReport
 from mer_ray.learners import folds as folds_
 from mer_ray.learners import probe
-from mer_ray.pipelines import estimate, features, results, source, speech
+from mer_ray.pipelines import estimate, features, planning, results, source, speech
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import step_line
@@ -53,7 +53,7 @@ def run(settings: ProbeConfig, dry_run: bool = False) -> int:
     settings = speech.settle(settings, console)
     if not settings.encoders:
         raise ConfigError("there is no model to probe: name encoders, e.g. encoders.hubert.plugin=hubert")
-    features.check(settings)
+    planning.check(settings)
     layers = _layers(settings, dry_run)
     probed = {name: _all_layers(settings.encoders[name], chosen) for name, chosen in layers.items()}
     settings = settings.model_copy(update={"encoders": settings.encoders | probed})
@@ -63,18 +63,22 @@ def run(settings: ProbeConfig, dry_run: bool = False) -> int:
     if dry_run:
         estimate.tell(settings, manifest.clips, tables, console)
         return 0
-    steps = features.plan(settings, manifest.clips, tables)
+    steps = planning.plan(settings, manifest.clips, tables)
     journal = Journal(run_dir)
     journal.open(settings)
     console.print(f"run directory: {run_dir}", soft_wrap=True)
+
+    def judge(made: Mapping[str, Made]) -> tuple[Mapping[str, Made], tuple[ProbedModel, ...]]:
+        started = time.monotonic()
+        models = tuple(_judge(name, chosen, settings, manifest, made, console) for name, chosen in layers.items())
+        journal.event("step_done", step="probe", seconds=round(time.monotonic() - started, 3), clips=0)
+        return made, models
+
     with session(settings.runtime):
-        made = features.run(steps, settings, journal, console)
+        made, models = features.read(steps, settings, journal, console, judge)
     ids = [clip.clip_id for clip in manifest.clips]
     lost = features.without_features(settings, ids, made)
     results.write_quarantine(run_dir, features.quarantine(ids, made, lost))
-    started = time.monotonic()
-    models = tuple(_judge(name, chosen, settings, manifest, made, console) for name, chosen in layers.items())
-    journal.event("step_done", step="probe", seconds=round(time.monotonic() - started, 3), clips=0)
     run_dir.write("probe.json", json.dumps({"models": [asdict(model) for model in models]}, indent=1).encode())
     run_dir.write("probe.html", probe_report.render(_report(settings, manifest, models)).encode())
     _show(console, models)

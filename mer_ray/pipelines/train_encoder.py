@@ -33,7 +33,7 @@ from mer_ray.data.manifest import Manifest
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, InputError, LearnerError, NotHereError
 from mer_ray.learners import folds as folding
-from mer_ray.pipelines import curves, estimate, features, source, speech, train_rounds
+from mer_ray.pipelines import curves, estimate, features, planning, source, speech, train_rounds
 from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.console import StepLine, step_line
 from mer_ray.runtime.journal import Journal
@@ -74,7 +74,7 @@ def run(settings: TrainConfig, dry_run: bool = False) -> int:
     if dry_run:
         estimate.tell(settings, manifest.clips, tables, console, task.reads)
         return 0
-    steps = features.plan(settings, manifest.clips, tables, task.reads)
+    steps = planning.plan(settings, manifest.clips, tables, task.reads)
     loggers.check(settings.log, run_dir, "log")
     journal = Journal(run_dir)
     journal.open(settings)
@@ -121,7 +121,7 @@ def _run_round(
     """One of several trainings, in a folder with a journal of its own; see ``train_rounds.Train``."""
     journal = Journal(folder)
     journal.open(settings)
-    steps = features.plan(settings, manifest.clips, tables, task.reads)
+    steps = planning.plan(settings, manifest.clips, tables, task.reads)
     return _run_once(steps, settings, manifest, task, folder, journal, console, held_out)
 
 

@@ -22,7 +22,7 @@ from mer_ray.config import PluginConfig, TrainConfig
 from mer_ray.data.manifest import Manifest
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError, InputError
-from mer_ray.pipelines import features, self_training
+from mer_ray.pipelines import features, planning, self_training
 from mer_ray.pretrained import extras
 from mer_ray.recognisers.base import Transcript
 from mer_ray.runtime.journal import Journal
@@ -176,8 +176,8 @@ class _Rounds:
         transcribe = self.settings.transcribe.model_copy(update={"enabled": True, "recogniser": recogniser})
         settings = self.settings.model_copy(update={"transcribe": transcribe})
         unread = [replace(clip, text=None) for clip in clips]
-        steps = features.plan(settings, unread, self.tables, (features.TRANSCRIPT,))
-        made = features.run(steps, settings, self.journal, self.console)[features.TRANSCRIPT]
+        steps = planning.plan(settings, unread, self.tables, (planning.TRANSCRIPT,))
+        made = features.run(steps, settings, self.journal, self.console)[planning.TRANSCRIPT]
         spoken = [clip.clip_id for clip in clips if made.refs[clip.clip_id].present]
         rows = made.table.take([made.refs[name] for name in spoken], ["text", "confidence", "score"]).to_pylist()
         found = {name: Transcript(**row) for name, row in zip(spoken, rows, strict=True)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from mer_ray.evaluation import tune_report
 from mer_ray.evaluation.page import percent, points
 from mer_ray.evaluation.tune_report import Searchable, TriedTrial, TuneReport
 from mer_ray.learners.experiment import Experiment
-from mer_ray.pipelines import estimate, features, mine, results, source, speech
+from mer_ray.pipelines import estimate, features, mine, planning, results, source, speech
 from mer_ray.pipelines.results import EXIT_TOO_MANY_ERRORS
 from mer_ray.pipelines.source import Brought
 from mer_ray.runtime.console import step_line
@@ -64,7 +65,7 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
             f"Then {settings.search.num_trials} trials of up to {settings.mining.rounds} rounds of mining each."
         )
         return 0
-    steps = features.plan(settings, brought.clips, tables)
+    steps = planning.plan(settings, brought.clips, tables)
     room = Room(settings.fit.memory_bytes)
     vectors = source.vectors(brought, room)
     journal = Journal(run_dir)
@@ -74,8 +75,8 @@ def run(settings: TuneConfig, dry_run: bool = False) -> int:
     with session(settings.runtime, held_bytes):
         if missing := short_of(held_bytes):
             console.print(f"[yellow]note: {missing}[/]", soft_wrap=True)
-        made = features.run(steps, settings, journal, console)
-        extraction = features.collect(settings, brought.clips, made, vectors, room)
+        gather = partial(features.collect, settings, brought.clips, vectors=vectors, room=room)
+        extraction = features.read(steps, settings, journal, console, gather)
         results.write_quarantine(run_dir, extraction.quarantine)
         experiment = mine.make_experiment(settings, brought, extraction)
         searched = _search(experiment, settings, run_dir, journal, console)

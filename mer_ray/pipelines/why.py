@@ -24,8 +24,8 @@ from mer_ray.evaluation import story as stories
 from mer_ray.evaluation.page import percent, points
 from mer_ray.evaluation.report import ClipReport, Vote
 from mer_ray.evaluation.story import Adopted, ClipRound, Story
-from mer_ray.pipelines import features, finished
-from mer_ray.pipelines.features import FACES, TRANSCRIPT
+from mer_ray.pipelines import finished, planning
+from mer_ray.pipelines.planning import FACES, TRANSCRIPT
 from mer_ray.rounds.final import Final, Voter
 from mer_ray.rounds.state import name_of
 from mer_ray.runtime.session import resolve_run_dir
@@ -211,7 +211,7 @@ def _upstream(run_dir: Store, clip_id: str, with_faces: bool) -> tuple[str | Non
     try:
         settings = finished.read_settings(run_dir)
         tables = Store(settings.tables.dir) if settings.tables.dir else run_dir / "tables"
-        made = {step.stage.name: step.table for step in features.plan(settings, (), tables)}
+        made = {step.stage.name: step.table for step in planning.plan(settings, (), tables)}
     except InputError:  # a prediction, or weights that are gone since
         return None, ()
     text = _cell(made[TRANSCRIPT], clip_id, "text") if TRANSCRIPT in made else None
@@ -223,7 +223,7 @@ def _upstream(run_dir: Store, clip_id: str, with_faces: bool) -> tuple[str | Non
 def _cell(table: Table, clip_id: str, column: str) -> Any:  # noqa: ANN401 - whatever the column holds
     """One column of a clip's row, None when there is none; of parts without the clip only ids are read."""
     filesystem, is_clip = table.store.filesystem, pc.field("clip_id") == clip_id
-    parts = [filesystem._strip_protocol(table.store.path(n)) for n in table.store.files() if n.endswith(".parquet")]
+    parts = [filesystem._strip_protocol(table.store.path(n)) for n in table.parts()]
     if not parts:
         return None
     for part in pads.dataset(parts, filesystem=filesystem, format="parquet").get_fragments():

@@ -1,9 +1,12 @@
-"""Durable records of what is in flight, so that work that kills its worker is found out.
+"""Records of what is in flight, so that work that kills its worker is found out.
 
-A batch that is begun leaves a record until its part is committed. A batch whose records pile up has killed its
-workers: it is halved, and a single clip that goes on killing is quarantined. Records of an earlier session are mostly
-batches that were in flight when the driver was killed, through no fault of theirs; the first few are forgiven. So is a
-death on a node that is gone: it took its workers with it.
+A batch that is begun leaves a record. A batch whose records pile up, and no part comes of them, has killed its workers:
+it is halved, and a single clip that goes on killing is quarantined. Records of an earlier session are mostly batches
+that were in flight when the driver was killed, through no fault of theirs; the first few are forgiven. So is a death on
+a node that is gone: it took its workers with it.
+
+The first record of a batch has a name that is put if absent, so that whoever begins a batch knows by the same request
+whether anybody did before. Records stay until their step is done, and go together.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from mer_ray.errors import Reason
 _FOLDER = "_attempts"
 _LOADING = "_loading"
 _LONGEST_LOAD_SECONDS = 3600.0
-_HALVED = "halved"
+_HALVED, _FIRST = "halved", "first"
 _FORGIVEN_SESSIONS = 3
 
 
@@ -62,19 +65,24 @@ class Attempts:
         own = [name for name in self.store.files(_LOADING) if name.startswith(f"{self.session}.")]
         return any(float(self.store.read(f"{_LOADING}/{name}")) > since for name in own)
 
+    def begin_first(self, batch: str, limit_seconds: float, node: str = "") -> str | None:
+        """As ``begin``, for a batch that was not begun before; None where it was, which writes nothing."""
+        told = self._told(node, limit_seconds)
+        return _FIRST if self.store.put_if_absent(f"{_FOLDER}/{batch}/{_FIRST}", told) else None
+
     def begin(self, batch: str, limit_seconds: float, node: str = "") -> str:
-        """Record that ``batch`` is begun and may take ``limit_seconds``; durable when this returns its name."""
+        """Record that ``batch`` is begun and may take ``limit_seconds``; it is written when this returns its name."""
         record = f"{self.session}.{uuid.uuid4().hex[:8]}"
-        self._write(batch, record, {"node": node, "deadline": time.time() + limit_seconds})
+        self.store.write(f"{_FOLDER}/{batch}/{record}", self._told(node, limit_seconds))
         return record
 
     def no_memory(self, batch: str, record: str, node: str = "") -> None:
-        """Let the record of a batch that is begun tell that it ran out of memory, and stay."""
-        self._write(batch, record, {"node": node, "no_memory": True})
+        """Let the record of a batch that is begun tell that it ran out of memory."""
+        self.store.write(f"{_FOLDER}/{batch}/{record}", self._told(node, no_memory=True))
 
-    def end(self, batch: str) -> None:
-        """Forget the attempts at ``batch``: it is committed, or failed in a way that needs no record."""
-        self.store.remove(f"{_FOLDER}/{batch}")
+    def clear(self) -> None:
+        """Forget all attempts: the step is done."""
+        self.store.remove(_FOLDER)
 
     def forget(self, batch: str, record: str) -> None:
         """Forget one attempt at ``batch``, for which it is not to blame; earlier ones still count."""
@@ -88,27 +96,33 @@ class Attempts:
         """Whether ``batch`` is done in halves."""
         return self.store.exists(f"{_FOLDER}/{batch}/{_HALVED}")
 
-    def deaths(self, batch: str, living: Collection[str] | None = None) -> Deaths:
-        """The attempts at ``batch`` that were begun and not ended.
+    def deaths(self, batch: str, living: Collection[str] | None = None, forgiven: int = 0) -> Deaths:
+        """The attempts at ``batch``, of which no part came.
 
         Args:
             batch: its name.
             living: the nodes that are there; of this session's attempts those on others do not count. None: all count.
+            forgiven: so many of those that do not tell that they ran out of memory do not count either.
         """
         names = [name for name in self.store.files(f"{_FOLDER}/{batch}") if name != _HALVED]
-        earlier_sessions = {name.split(".")[0] for name in names} - {self.session}
-        told = [self._read(batch, name) for name in names if name.startswith(f"{self.session}.")]
-        own = [one for one in told if living is None or one["node"] in living]
+        told = [self._read(batch, name) for name in names]
+        earlier_sessions = {one["session"] for one in told} - {self.session}
+        own = [one for one in told if one["session"] == self.session and (living is None or one["node"] in living)]
+        without_memory = sum(one["no_memory"] for one in own)
         reason = Reason.CRASHED
-        if any(one.get("no_memory") for one in own):
+        if without_memory:
             reason = Reason.OUT_OF_MEMORY
         elif own and time.time() >= max(one["deadline"] for one in own):
             reason = Reason.TIMEOUT
-        return Deaths(len(own) + max(0, len(earlier_sessions) - _FORGIVEN_SESSIONS), reason)
+        others = max(0, len(own) - without_memory - forgiven)
+        return Deaths(without_memory + others + max(0, len(earlier_sessions) - _FORGIVEN_SESSIONS), reason)
 
-    def _write(self, batch: str, record: str, told: dict[str, Any]) -> None:
-        self.store.write(f"{_FOLDER}/{batch}/{record}", json.dumps(told).encode())
+    def _told(self, node: str, limit_seconds: float = 0.0, no_memory: bool = False) -> bytes:
+        deadline = time.time() + limit_seconds
+        told = {"session": self.session, "node": node, "deadline": deadline, "no_memory": no_memory}
+        return json.dumps(told).encode()
 
     def _read(self, batch: str, record: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.store.read(f"{_FOLDER}/{batch}/{record}"))
-        return found
+        """A record; one that an older version left tells less."""
+        less = {"session": record.partition(".")[0], "node": "", "deadline": 0.0, "no_memory": False}
+        return {**less, **json.loads(self.store.read(f"{_FOLDER}/{batch}/{record}"))}

@@ -1,8 +1,9 @@
 """Make the missing rows of a step's table, on Ray Data.
 
-The driver cuts the missing rows into batches; each batch travels as one row of a dataset to an actor, which commits its
-part by itself and sends back only counts. For a stage on GPUs tasks load and decode the batches ahead of the actors.
-What the machine failed is done again, see ``_make``; clips are blamed by ``worker`` alone.
+The driver cuts the missing rows into batches; each travels as a few numbers to an actor, which finds its rows in an
+object that all share, commits its part by itself and sends back where its rows stand. For a stage on GPUs tasks load
+and decode the batches ahead of the actors. What the machine failed is done again, see ``_make``; clips are blamed by
+``worker`` alone.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from mer_ray.config import RuntimeConfig
 from mer_ray.data.retries import Retries
-from mer_ray.data.table import RowRef, Table
-from mer_ray.errors import MachineFault, MaterialiseError
+from mer_ray.data.rows import Keys, Refs
+from mer_ray.data.table import Table
+from mer_ray.errors import CorruptPartError, MachineFault, MaterialiseError
 from mer_ray.runtime import metrics
-from mer_ray.runtime.batches import Batch, cut
+from mer_ray.runtime.batches import Batch, Work
 from mer_ray.runtime.session import least_store_bytes
 from mer_ray.runtime.stream import Done, Fault, Stalled, stream
 from mer_ray.runtime.usage import Usage
@@ -29,12 +30,16 @@ from mer_ray.stages.base import Stage
 from mer_ray.types import Clip
 
 _FIRST_WAIT_SECONDS = 2.0
-_ALL = ""
-"""Stands for a batch's name where a fault ended all batches at once."""
+_ALL = -1
+"""Stands for a batch's number where a fault ended all batches at once."""
 _START_SECONDS = 600.0
 """What a process may take to start on a machine that is busy; loading models counts as progress, see ``attempts``."""
 _OUTAGE = 8
 """After so many faults in a row it is not one process or node that is ill."""
+_TOGETHER, _FEW = 8, 64
+"""Batches that are handed to an actor at once, unless they are few, until one of them is found to take long."""
+_REMEMBER_SECONDS = 300.0
+"""How often what was made is written to the table's index, for whoever comes after a kill."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Made:
     """
 
     table: Table
-    refs: Mapping[str, RowRef]
+    refs: Refs
     rows_made: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     usage: Mapping[str, float] = field(default_factory=dict)
@@ -107,44 +112,48 @@ def materialise(
     """
     step.table.describe()
     step.retries.write(step.table)
-    refs = step.table.index(step.keys, on_corrupt)
-    batches = missing_batches(step, upstream, refs)
-    progress = Progress(step.stage.name, len(refs), len(step.keys), Counter())
+    keys = Keys.of(step.keys)
+    refs = step.table.index(keys, on_corrupt)
+    num_there, work = len(refs), _work(step, keys, refs, upstream)
+    progress = Progress(step.stage.name, num_there, len(keys), Counter())
     on_progress(progress)
-    if not batches:
+    if not len(work):
         return Made(step.table, refs)
     tables = {name: made.table for name, made in upstream.items()}
     worker = Worker(step.stage, step.table, tables, uuid.uuid4().hex[:12], runtime.max_attempts)
-
-    found: dict[str, RowRef] = {}
     usage, store_bytes, noted = Usage(), least_store_bytes(), False
+    remembered = time.monotonic()
 
     def count(done: Done) -> None:
-        nonlocal noted
+        nonlocal noted, remembered
         metrics.tell_batch(step.stage.name, done, step.stage.resources.batch_size, usage.add(done))
         if not noted and (note := usage.short_of(store_bytes)):
             noted = True
             on_note(note)
         progress.done += len(done.refs)
-        found.update(done.refs)
+        refs.put(done.refs)
         progress.errors.update(done.errors)
         on_progress(progress)
+        if time.monotonic() - remembered > _REMEMBER_SECONDS:
+            step.table.remember(keys, refs)
+            remembered = time.monotonic()
 
-    _make(worker, batches, runtime, count, on_fault)
-    made = {**refs, **found}
-    if len(made) != len(step.keys):
-        missing = [clip_id for clip_id in step.keys if clip_id not in made]
+    _make(worker, work, runtime, count, on_fault)
+    step.table.remember(keys, refs)
+    worker.attempts.clear()
+    if len(refs) != len(keys):
+        missing = [clip_id for clip_id in keys if clip_id not in refs]
         raise MaterialiseError(
             f"step {step.stage.name}: {len(missing)} rows are missing after the run, e.g. {missing[0]}; "
             "give the same command again"
         )
     figures = usage.figures(step.stage.resources.gpus)
-    return Made(step.table, made, len(step.keys) - len(refs), progress.errors, figures)
+    return Made(step.table, refs, len(keys) - num_there, progress.errors, figures)
 
 
 def _make(
     worker: Worker,
-    batches: Sequence[Batch],
+    work: Work,
     runtime: RuntimeConfig,
     on_done: Callable[[Done], None],
     on_fault: Callable[[Fault], None],
@@ -152,49 +161,85 @@ def _make(
     """Make all batches; those that the machine failed again, once the others are done.
 
     Raises:
+        CorruptPartError: a part that was read is damaged, and out of sight now.
         MachineFault: one batch met too many.
         MaterialiseError: see ``stream``.
     """
-    left, met, stalls = {batch.name: batch for batch in batches}, Counter[str](), 0
-    faults: dict[str, Fault] = {}
-    while left:
-        if faults:
-            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (max(met.values()) - 1))
-        avoided, faults, before = {fault.node for fault in faults.values()}, {}, len(left)
+    together = 1 if worker.stage.resources.gpus or len(work) < _FEW else _TOGETHER
+    left, stalls = _Left(worker.stage.name, dict.fromkeys(range(len(work)), 0), together), 0
+    while left.batches:
+        avoided = {fault.node for fault in left.faults.values()}
+        if avoided:
+            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (max(left.met.values()) - 1))
+        left.faults, before = {}, len(left.batches)
         try:
-            for done in _pass(worker, list(left.values()), runtime, avoided):
-                on_done(done)
-                if done.fault is None:
-                    del left[done.batch]
-                else:
-                    faults[done.batch] = done.fault
-                    on_fault(done.fault)
+            for done in _pass(worker, work, left, runtime, avoided):
+                left.take(done, on_done, on_fault)
         except Stalled:
             stalls += 1
             if stalls > 1:
                 raise
-        if len(left) < before:
-            del met[_ALL]
-        met.update(faults.keys())
-        for name, fault in faults.items():
-            if met[name] > runtime.max_machine_faults:
+        if len(left.batches) < before:
+            left.met[_ALL] = 0
+        left.count(runtime.max_machine_faults)
+
+
+@dataclass
+class _Left:
+    """The batches of a step that are left.
+
+    Attributes:
+        step: its name.
+        batches: by number, how often the machine failed each.
+        together: see ``stream``.
+        faults: of the last pass.
+        met: how often the machine failed a batch.
+    """
+
+    step: str
+    batches: dict[int, int]
+    together: int
+    faults: dict[int, Fault] = field(default_factory=dict)
+    met: Counter[int] = field(default_factory=Counter)
+
+    def take(self, done: Done, on_done: Callable[[Done], None], on_fault: Callable[[Fault], None]) -> None:
+        """What became of a batch in this pass."""
+        if not done.is_begun:
+            self.together = 1
+            return
+        on_done(done)
+        if done.fault is None:
+            del self.batches[done.batch]
+        else:
+            self.faults[done.batch] = done.fault
+            on_fault(done.fault)
+
+    def count(self, most: int) -> None:
+        """See whether any batch met too many faults; see ``_make``."""
+        self.met.update(self.faults.keys())
+        for number, fault in self.faults.items():
+            if fault.damaged:
+                raise CorruptPartError(fault.what, fault.damaged)
+            if self.met[number] > most:
                 raise MachineFault(
-                    f"step {worker.stage.name}: the machine failed {met[name]} times, last on node {fault.host}: "
+                    f"step {self.step}: the machine failed {self.met[number]} times, last on node {fault.host}: "
                     f"{fault.what}. No clip is to blame and what is committed stays: mend it, and give the same "
                     "command again"
                 )
+        self.batches = {number: self.met[number] for number in self.batches}
 
 
-def _pass(worker: Worker, batches: Sequence[Batch], runtime: RuntimeConfig, avoided: Collection[str]) -> Iterator[Done]:
+def _pass(worker: Worker, work: Work, left: _Left, runtime: RuntimeConfig, avoided: Collection[str]) -> Iterator[Done]:
     """The outcomes of batches, each tried once; a fault that ends them all is one of ``_ALL``."""
     patience_seconds = runtime.stall_seconds
     if patience_seconds == "auto":
         patience_seconds = worker.stage.resources.batch_seconds + _START_SECONDS
-    with closing(stream(worker, batches, patience_seconds, avoided)) as outcomes:
+    outcomes = stream(worker, work, dict(left.batches), patience_seconds, avoided, left.together)
+    with closing(outcomes):
         try:
             yield from _until_an_outage(outcomes)
         except MachineFault as fault:
-            yield Done(_ALL, {}, Counter(), Fault("", "unknown", str(fault)))
+            yield Done(_ALL, fault=Fault.of(fault))
 
 
 def _until_an_outage(outcomes: Iterable[Done]) -> Iterator[Done]:
@@ -207,21 +252,12 @@ def _until_an_outage(outcomes: Iterable[Done]) -> Iterator[Done]:
             return
 
 
-def missing_batches(step: Step, upstream: Mapping[str, Made], done: Mapping[str, RowRef]) -> list[Batch]:
-    """The batches of the clips that are not ``done``, with where their inputs stand."""
-    return [
-        Batch(
-            tuple(clip_ids),
-            tuple(step.keys[clip_id] for clip_id in clip_ids),
-            {name: tuple(_inputs(step, upstream, name, clip_ids)) for name in step.stage.reads},
-        )
-        for clip_ids in cut(list(step.keys), done.keys(), step.stage.resources.batch_size)
-    ]
+def all_batches(step: Step, upstream: Mapping[str, Made]) -> list[Batch]:
+    """The batches of all clips, with where their inputs stand, for whoever works on them in this process."""
+    keys = Keys.of(step.keys)
+    return _work(step, keys, Refs(keys.ids), upstream).batches()
 
 
-def _inputs(step: Step, upstream: Mapping[str, Made], name: str, clip_ids: Sequence[str]) -> Iterator[Any]:
-    for clip_id in clip_ids:
-        if name == "clip":
-            yield asdict(step.clips[clip_id])
-        else:
-            yield upstream[name].refs.get(clip_id)
+def _work(step: Step, keys: Keys, done: Refs, upstream: Mapping[str, Made]) -> Work:
+    refs = {name: made.refs for name, made in upstream.items()}
+    return Work(keys, done, step.stage.resources.batch_size, step.stage.reads, step.clips, refs)

@@ -13,8 +13,8 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -24,14 +24,18 @@ from ray._private.state import state as global_state
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mer_ray.data.table import RowRef
-from mer_ray.errors import MachineFault, MaterialiseError, MerRayError, machine_fault
-from mer_ray.runtime.batches import Batch
+from mer_ray.data.rows import RowRef
+from mer_ray.errors import CorruptPartError, MachineFault, MaterialiseError, MerRayError, machine_fault
+from mer_ray.runtime.batches import Batch, Work, batch_of
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Resources
 
 _LOG = logging.getLogger(__name__)
 _AHEAD_CPUS = 1
+_TOGETHER_SECONDS = 1.0
+
+Chunks = Mapping[int, ray.ObjectRef]
+"""The chunks of the work at hand, see ``runtime.batches``."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,18 @@ class Fault:
         node: Ray's name of the node.
         host: the node's own name.
         what: went wrong.
+        damaged: the step whose part was found damaged, if that is what went wrong; its rows must be made again.
     """
 
     node: str
     host: str
     what: str
+    damaged: str = ""
+
+    @classmethod
+    def of(cls, error: MachineFault, node: str = "", host: str = "unknown") -> Fault:
+        """The fault that an error tells of."""
+        return cls(node, host, str(error), error.step if isinstance(error, CorruptPartError) else "")
 
 
 @dataclass(frozen=True)
@@ -54,20 +65,22 @@ class Done:
     """What became of a batch.
 
     Attributes:
-        batch: its name.
+        batch: its number.
         refs: where its rows stand, made or found there.
         errors: among them, by reason.
         fault: why there are none.
+        is_begun: whether it was tried; others of the same task took long enough.
         num_bytes: of the rows made.
         worker: node and process that did it.
         times: when it began and ended there, seconds.
         prepared_seconds, prepared_bytes: of the task that worked ahead of it; 0 where none did.
     """
 
-    batch: str
-    refs: Mapping[str, RowRef]
-    errors: Counter[str]
+    batch: int
+    refs: Mapping[str, RowRef] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
     fault: Fault | None = None
+    is_begun: bool = True
     num_bytes: int = 0
     worker: str = ""
     times: tuple[float, float] = (0.0, 0.0)
@@ -80,22 +93,30 @@ class Stalled(MaterialiseError):
 
 
 def stream(
-    worker: Worker, batches: Sequence[Batch], stall_seconds: float, avoided: Collection[str] = ()
+    worker: Worker,
+    work: Work,
+    batches: Mapping[int, int],
+    stall_seconds: float,
+    avoided: Collection[str] = (),
+    together: int = 1,
 ) -> Generator[Done]:
     """Run batches on the cluster; yields one outcome for each as it is done. Closed, it ends the actors.
 
     Args:
         worker: not set up yet.
-        batches: one or more.
+        work: what the batches are of.
+        batches: one or more, by number, and how often the machine failed each before.
         stall_seconds: longest silence.
         avoided: nodes that others are preferred to.
+        together: batches that an actor is handed at once, of which it begins none after the first second; to hand one
+            over costs Ray about 6 ms of two cores.
 
     Raises:
         Stalled: it lasted longer.
         MachineFault: one ended all.
         MaterialiseError: a worker failed for good.
     """
-    dataset = _dataset(worker, batches, _elsewhere(worker.stage.resources, avoided))
+    dataset = _dataset(worker, work, batches, together, _elsewhere(worker.stage.resources, avoided))
     executor = dataset._create_executor()  # what an iterator of the dataset makes too, and lets nobody end
     name = worker.stage.name
     arrived = _read_ahead(lambda: _outcomes(dataset._build_bundle_iterator(executor)), f"materialise-{name}")
@@ -148,22 +169,27 @@ def _read_ahead(items: Callable[[], Iterable[Done]], name: str) -> queue.Queue[D
     return arrived
 
 
-def _dataset(worker: Worker, batches: Sequence[Batch], placed: Mapping[str, Any]) -> Dataset:
+def _dataset(
+    worker: Worker, work: Work, batches: Mapping[int, int], together: int, placed: Mapping[str, Any]
+) -> Dataset:
     resources = worker.stage.resources
-    rows = [{"batch": pickle.dumps(batch)} for batch in batches]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    pickled = cloudpickle.dumps(worker)
+    rows = [asdict(work.range(number)) | {"faults": faults} for number, faults in batches.items()]
+    num_blocks = -(-len(rows) // together)
+    chunks = {number: ray.put(work.chunk(number)) for number in sorted({row["chunk"] for row in rows})}
+    given = {"worker": cloudpickle.dumps(worker), "chunks": chunks}
+    dataset = ray.data.from_items(rows, override_num_blocks=num_blocks)
+    whole_block = None if together > 1 else 1  # Ray Data wants a number where there are GPUs
     ahead_cpus = _ahead_cpus(resources, ray.cluster_resources())
     if ahead_cpus:
         dataset = dataset.map_batches(
-            _prepare, batch_size=1, batch_format="pyarrow", fn_kwargs={"worker": pickled}, num_cpus=ahead_cpus
+            _prepare, batch_size=whole_block, batch_format="pyarrow", fn_kwargs=given, num_cpus=ahead_cpus
         )
     return dataset.map_batches(
         _Actor,
-        batch_size=1,
+        batch_size=whole_block,
         batch_format="pyarrow",
-        fn_constructor_kwargs={"worker": pickled},
-        compute=_pool(resources, len(batches), ahead_cpus),
+        fn_constructor_kwargs=given,
+        compute=_pool(resources, num_blocks, ahead_cpus),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
         memory=resources.memory_bytes,
@@ -195,8 +221,8 @@ def _ahead_cpus(resources: Resources, cluster: Mapping[str, float]) -> int:
     return 0 if there and cluster.get("CPU", 0) < resources.cpus + _AHEAD_CPUS else _AHEAD_CPUS
 
 
-def _pool(resources: Resources, num_batches: int, ahead_cpus: int) -> ActorPoolStrategy:
-    """As many actors as fit, or may when the cluster has grown, within their bounds and no more than there are batches.
+def _pool(resources: Resources, num_tasks: int, ahead_cpus: int) -> ActorPoolStrategy:
+    """As many actors as fit, or may when the cluster has grown, within their bounds and no more than there are tasks.
 
     All are asked for at once: a pool on GPUs may not grow later, and work begins with the first that is there.
     """
@@ -206,7 +232,7 @@ def _pool(resources: Resources, num_batches: int, ahead_cpus: int) -> ActorPoolS
         fits = min(fits, int(cluster.get("GPU", 0) // resources.gpus))
     if resources.memory_bytes:
         fits = min(fits, int(cluster.get("memory", 0) // resources.memory_bytes))
-    wanted = min(num_batches, resources.max_actors or num_batches)
+    wanted = min(num_tasks, resources.max_actors or num_tasks)
     initial = max(1, min(fits, wanted))
     return ActorPoolStrategy(
         min_size=min(resources.min_actors, initial), max_size=max(initial, wanted), initial_size=initial
@@ -223,44 +249,58 @@ def _may_come() -> dict[str, float]:
 class _Actor:
     """The worker inside a Ray actor."""
 
-    def __init__(self, worker: bytes) -> None:
+    def __init__(self, worker: bytes, chunks: Chunks) -> None:
         self.worker: Worker = pickle.loads(worker)
+        self.chunks = chunks
+        self._chunk: tuple[int, pa.Table] | None = None
         if ray.is_initialized():
             self.worker.node = ray.get_runtime_context().get_node_id()
             self.worker.living = _living_nodes
         self.is_spent = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        batch: Batch = pickle.loads(rows["batch"][0].as_py())
         if self.is_spent:
             os._exit(1)  # Ray starts this process anew, and asks it again
-        started = time.monotonic()
+        started, outcomes = time.monotonic(), list[Done]()
+        for row in _told(rows):
+            late = bool(outcomes) and time.monotonic() - started > _TOGETHER_SECONDS
+            outcomes.append(Done(row["number"], is_begun=False) if late or self.is_spent else self._run(row))
+        return pa.table({"done": [pickle.dumps(done) for done in outcomes]})
+
+    def _run(self, row: Mapping[str, Any]) -> Done:
+        started, number = time.monotonic(), row["number"]
         try:
-            outcome = self.worker.run(batch, _payload(rows))
-            done = Done(batch.name, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)
+            outcome = self.worker.run(self._batch(row), _payload(row), row["faults"])
+            done = Done(number, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)
         except Exception as error:
             fault = machine_fault(error)
             if fault is None:
                 raise
             self.is_spent = True
-            done = Done(batch.name, {}, Counter(), Fault(self.worker.node, os.uname().nodename, str(fault)))
+            done = Done(number, fault=Fault.of(fault, self.worker.node, os.uname().nodename))
         done = replace(done, worker=f"{self.worker.node} {os.getpid()}", times=(started, time.monotonic()))
-        if "seconds" in rows.column_names:
-            ahead = rows["seconds"][0].as_py(), len(rows["payload"][0].as_buffer() or b"")
-            done = replace(done, prepared_seconds=ahead[0], prepared_bytes=ahead[1])
-        return pa.table({"done": [pickle.dumps(done)]})
+        if "seconds" in row:
+            num_bytes = row["payload"].size if row["payload"] else 0
+            done = replace(done, prepared_seconds=row["seconds"], prepared_bytes=num_bytes)
+        return done
+
+    def _batch(self, row: Mapping[str, Any]) -> Batch:
+        if self._chunk is None or self._chunk[0] != row["chunk"]:
+            self._chunk = (row["chunk"], ray.get(self.chunks[row["chunk"]]))
+        return batch_of(self._chunk[1], row["start"], row["stop"])
 
 
 def _living_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
+def _prepare(rows: pa.Table, worker: bytes, chunks: Chunks) -> pa.Table:
     """Load and prepare one batch in a task; where that fails, the actor does it again under its guard."""
     preparer: Worker = pickle.loads(worker)
-    batch: Batch = pickle.loads(rows["batch"][0].as_py())
+    (row,) = _told(rows)
     started = time.monotonic()
     try:
+        batch = batch_of(ray.get(chunks[row["chunk"]]), row["start"], row["stop"])
         prepared = preparer.stage.prepare(preparer.load(batch))
     except Exception:  # noqa: BLE001 - it is raised again in the actor, with the batch under guard
         told = "step %s, node %s: preparing a batch failed, its actor tries again"
@@ -273,10 +313,16 @@ def _prepare(rows: pa.Table, worker: bytes) -> pa.Table:
     return rows.append_column("seconds", pa.array([time.monotonic() - started]))
 
 
-def _payload(rows: pa.Table) -> pa.Table | None:
-    if "payload" not in rows.column_names or not rows["payload"][0].is_valid:
-        return None
-    return pa.ipc.open_stream(rows["payload"][0].as_buffer()).read_all()
+def _told(rows: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a block; what was prepared as the buffer that it is, not copied."""
+    told: list[dict[str, Any]] = rows.select([name for name in rows.column_names if name != "payload"]).to_pylist()
+    if "payload" not in rows.column_names:
+        return told
+    return [row | {"payload": one.as_buffer()} for row, one in zip(told, rows["payload"], strict=True)]
+
+
+def _payload(row: Mapping[str, Any]) -> pa.Table | None:
+    return pa.ipc.open_stream(row["payload"]).read_all() if row.get("payload") else None
 
 
 def _cause(error: BaseException, step: str) -> BaseException:

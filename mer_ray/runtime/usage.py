@@ -27,7 +27,9 @@ class Usage:
     largest_bytes: int = 0
 
     def add(self, done: Done) -> float:
-        """Count a batch; gives the seconds that its worker waited for it since the one before."""
+        """Count a batch; gives the seconds that its worker waited for it since the one before, 0 where none had it."""
+        if not done.worker:
+            return 0.0
         started, ended = done.times
         first, last = self.spans.get(done.worker, (started, started))
         self.spans[done.worker] = min(first, started), max(last, ended)

@@ -1,19 +1,22 @@
 """What an actor does with a batch: load its inputs, run the stage under guard, commit the part. No Ray in here.
 
-Order of events for one batch: a record of the attempt, the work, the part put if absent, the record removed. Killed
-anywhere, the batch is begun again by whoever finds it without a part.
+Order of events for one batch: a record of the attempt, the work, the part put if absent. Killed anywhere, the batch is
+begun again by whoever finds it without a part. A batch that nobody began before costs two requests to the table's
+storage, and one for each part that it reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from mer_ray.data.table import RowRef, Table
-from mer_ray.errors import ClipError, CorruptPartError, MerRayError, NoMemoryFault, Reason, machine_fault
+from mer_ray.data.rows import RowRef
+from mer_ray.data.table import Table
+from mer_ray.errors import ClipError, CorruptPartError, MachineFault, MerRayError, NoMemoryFault, Reason, machine_fault
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
 from mer_ray.stages.base import Stage, as_struct, failed
@@ -63,6 +66,7 @@ class Worker:
         self.attempts = Attempts(table.store, session)
         self.max_attempts = max_attempts
         self._is_set_up = False
+        self._faults = 0
 
     def setup(self) -> None:
         """Set the stage up, unless that is done."""
@@ -71,12 +75,13 @@ class Worker:
                 self.stage.setup()
             self._is_set_up = True
 
-    def run(self, batch: Batch, prepared: pa.Table | None = None) -> Outcome:
+    def run(self, batch: Batch, prepared: pa.Table | None = None, faults: int = 0) -> Outcome:
         """Make and commit the rows of ``batch``.
 
         Args:
             batch: the clips.
             prepared: their inputs after ``Stage.prepare``, when a task has done that already.
+            faults: how often the machine failed it before: so many attempts that came to nothing blame no clip.
 
         Raises:
             MachineFault: the machine failed, or a table cannot be read or written; no clip is blamed, and what is
@@ -84,6 +89,7 @@ class Worker:
         """
         self.setup()
         outcome = Outcome()
+        self._faults = faults
         self._run(batch, prepared, outcome, deaths_allowed=self.max_attempts)
         return outcome
 
@@ -94,24 +100,25 @@ class Worker:
             if name in self.upstream:
                 columns[name] = as_struct(self.upstream[name].take(inputs))
             else:
-                columns[name] = pa.array(inputs)
+                columns[name] = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
         return pa.table(columns)
 
     def _run(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, deaths_allowed: int) -> None:
-        name = batch.name
-        if (found := self.table.found(batch.clip_ids, batch.keys)) is not None:
-            outcome.refs |= found
-            return
-        if self.attempts.is_halved(name):
-            self._run_halves(batch, prepared, outcome)
-            return
-        deaths = self.attempts.deaths(name, self.living() if self.living else None)
-        if deaths.count >= deaths_allowed:
-            error = ClipError(deaths.reason, f"{_WHY[deaths.reason]} {deaths.count} times")
-            self._split(batch, prepared, outcome, error)
-            return
-        limit_seconds = self.stage.resources.clip_seconds * len(batch)
-        record = self.attempts.begin(name, limit_seconds, self.node)
+        name, limit_seconds = batch.name, self.stage.resources.clip_seconds * len(batch)
+        record = self.attempts.begin_first(name, limit_seconds, self.node)
+        if record is None:
+            if (found := self.table.found(batch.clip_ids, batch.keys)) is not None:
+                outcome.refs |= found
+                return
+            if self.attempts.is_halved(name):
+                self._run_halves(batch, prepared, outcome)
+                return
+            deaths = self.attempts.deaths(name, self.living() if self.living else None, self._faults)
+            if deaths.count >= deaths_allowed:
+                error = ClipError(deaths.reason, f"{_WHY[deaths.reason]} {deaths.count} times")
+                self._split(batch, prepared, outcome, error)
+                return
+            record = self.attempts.begin(name, limit_seconds, self.node)
         try:
             with time_limit(limit_seconds, self.stage.resources.clip_seconds):
                 rows = self._process(batch, prepared)
@@ -120,13 +127,20 @@ class Worker:
             if isinstance(fault, NoMemoryFault):
                 self._without_memory(batch, prepared, outcome, fault, record)
             elif fault:
-                self.attempts.forget(name, record)
+                self._forget(name, record)
                 raise fault from error
             else:
-                self.attempts.end(name)
                 self._split(batch, prepared, outcome, _as_clip_error(error))
-        else:
+            return
+        try:
             self._commit(batch, rows, outcome)
+        except MachineFault:
+            self._forget(name, record)
+            raise
+
+    def _forget(self, name: str, record: str) -> None:
+        with contextlib.suppress(MachineFault):  # then the driver, who hears of the fault, forgives one attempt more
+            self.attempts.forget(name, record)
 
     def _process(self, batch: Batch, prepared: pa.Table | None) -> pa.Table:
         rows = self.stage.process(self.stage.prepare(self.load(batch)) if prepared is None else prepared)
@@ -163,15 +177,17 @@ class Worker:
             start += len(half)
 
     def _commit(self, batch: Batch, rows: pa.Table, outcome: Outcome) -> None:
-        refs = self.table.commit(rows, batch.keys, self.stage.provenance)
-        if refs is None:
-            refs = self.table.found(batch.clip_ids, batch.keys)
+        refs = self._put(batch, rows) or self._put(batch, rows)  # again where a damaged part was in the way
         if refs is None:
             raise CorruptPartError(f"{self.table.store.path(batch.name)} is damaged, and was moved to _corrupt/")
-        self.attempts.end(batch.name)
         outcome.refs |= refs
         outcome.num_bytes += rows.nbytes
         outcome.errors.update(error for error in rows["error"].to_pylist() if error)
+
+    def _put(self, batch: Batch, rows: pa.Table) -> dict[str, RowRef] | None:
+        """Where the rows stand, put now or there before; None where those before were damaged, and are set aside."""
+        refs = self.table.commit(rows, batch.keys, self.stage.provenance)
+        return self.table.found(batch.clip_ids, batch.keys) if refs is None else refs
 
 
 def _as_clip_error(error: Exception) -> ClipError:

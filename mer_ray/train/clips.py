@@ -14,7 +14,8 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from mer_ray.data.table import RowRef, Table
+from mer_ray.data.rows import RowRef
+from mer_ray.data.table import Table
 from mer_ray.stages.base import as_struct
 from mer_ray.stages.inputs import prepare
 

@@ -6,7 +6,7 @@ import pytest
 
 from mer_ray.benchmarks import extract_ray
 from mer_ray.benchmarks.extract_ray import TimedStage
-from mer_ray.benchmarks.overhead import NothingStage
+from mer_ray.benchmarks.scale import NothingStage
 
 BATCH = pa.table({"clip_id": ["a", "b"]})
 

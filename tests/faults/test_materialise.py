@@ -46,8 +46,7 @@ def test_poison_clips_are_quarantined_and_the_others_finish(ray_cluster, tmp_pat
     }
     assert dict(made.errors) == {"crashed": 1, "failed": 1}
     assert tries(tmp_path, "c3") >= 3, "the poison clip did not kill its worker again and again"
-    records = [step.table.store.files(f"_attempts/{batch}") for batch in step.table.store.folders("_attempts")]
-    assert all("halved" in names for names in records), "a batch that was done whole left its record"
+    assert step.table.store.folders("_attempts") == [], "records outlived their step"
 
 
 def test_a_hanging_clip_is_cut_off(ray_cluster, tmp_path):

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 from mer_ray import config, registry
 from mer_ray.data.storage import Store
-from mer_ray.pipelines import features, mine, results, source
+from mer_ray.pipelines import features, mine, planning, results, source
 from mer_ray.pretrained.weights import only_here
 from mer_ray.runtime.journal import Journal
 
@@ -120,8 +120,8 @@ def test_the_demos_clips_that_are_there_are_known_again(place, monkeypatch):
     planned = source.load(settings, run_dir, mine.Console(), dry_run=True)
     assert planned.clips == real.clips
     with only_here():
-        steps, unknown = features.plan_here(settings, planned.clips, tables)
-    assert (steps[0].keys, unknown) == (features.plan(settings, real.clips, tables)[0].keys, {})
+        steps, unknown = planning.plan_here(settings, planned.clips, tables)
+    assert (steps[0].keys, unknown) == (planning.plan(settings, real.clips, tables)[0].keys, {})
 
 
 def test_what_others_would_have_to_be_asked_for_is_not_timed(dry):
@@ -152,12 +152,12 @@ def test_a_damaged_part_stays_where_it_is_and_its_rows_are_missing(place, dry):
     settings = {"data": CLIPS, "encoders": {"words": WORDS}, "tables": {"dir": "tables"}}
     checked = config.ExtractConfig.model_validate(settings)
     clips = source.clips(checked, Store("run"), mine.Console(), require_labels=False).clips
-    transcript = features.plan(checked, clips, Store("tables"))[0]
+    transcript = planning.plan(checked, clips, Store("tables"))[0]
     for ids in (["c0", "c1", "c2"], ["c3", "c4"]):
         rows = [{"clip_id": name, "present": True, "text": "a word", "source": "manifest"} for name in ids]
         keys = [transcript.keys[name] for name in ids]
         transcript.table.commit(pa.Table.from_pylist(rows, schema=transcript.stage.schema), keys, {})
-    damaged = next(part for part in (place / "tables").rglob("*.parquet") if pq.read_metadata(part).num_rows == 2)
+    damaged = next(part for part in (place / "tables").rglob("[!_]*.parquet") if pq.read_metadata(part).num_rows == 2)
     damaged.write_bytes(damaged.read_bytes()[:-40])
     assert row(dry("extract", settings), "transcript")[0] == "5"
 

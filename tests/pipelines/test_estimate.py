@@ -6,7 +6,7 @@ import pytest
 
 from mer_ray.config import ExtractConfig
 from mer_ray.data.storage import Store
-from mer_ray.pipelines import estimate, features
+from mer_ray.pipelines import estimate, planning
 from mer_ray.types import Clip, Split
 
 
@@ -19,7 +19,7 @@ def test_the_work_is_shared_by_all_cores_or_by_those_that_the_config_names(tmp_p
     runtime = {"num_cpus": told} if told else {}
     encoders = {"words": {"plugin": "ngrams"}}
     settings = ExtractConfig.model_validate({"data": {"layout": "manifest"}, "encoders": encoders, "runtime": runtime})
-    steps = features.plan(settings, clips, Store(str(tmp_path)))
+    steps = planning.plan(settings, clips, Store(str(tmp_path)))
     make = estimate._make
     monkeypatch.setattr(estimate, "_make", lambda *given: (make(*given)[0], 20.0))
     monkeypatch.setattr(os, "cpu_count", lambda: there)

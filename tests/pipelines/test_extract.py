@@ -43,7 +43,7 @@ def test_clips_without_a_label_are_extracted(finished):
     root, done, _ = finished
     assert done.returncode == 0, done.stderr
     assert "20 clips = 19 with features + 1 quarantined" in done.stdout
-    table = pq.read_table(list(root.glob("run/tables/words/*/*.parquet")))
+    table = pq.read_table(list(root.glob("run/tables/words/*/[!_]*.parquet")))
     assert sorted(table["clip_id"].to_pylist()) == [f"c{i:02d}" for i in range(20)]
     assert sum(table["present"].to_pylist()) == 19
     assert str(root / "run/tables") in done.stdout
@@ -66,12 +66,12 @@ def test_what_it_exports_is_read_back(finished):
 
 def test_the_same_command_again_makes_nothing_and_new_clips_alone_are_made(finished):
     root, _, arguments = finished
-    parts = {path: path.stat().st_mtime_ns for path in root.glob("run/tables/*/*/*.parquet")}
+    parts = {path: path.stat().st_mtime_ns for path in root.glob("run/tables/*/*/[!_]*.parquet")}
     with (root / "clips.csv").open("a") as file:
         file.write("c20,a new one,\n")
     done = extract(*arguments, cwd=root)
     assert done.returncode == 0, done.stderr
-    now = {path: path.stat().st_mtime_ns for path in root.glob("run/tables/*/*/*.parquet")}
+    now = {path: path.stat().st_mtime_ns for path in root.glob("run/tables/*/*/[!_]*.parquet")}
     assert {path: now[path] for path in parts} == parts
     events = [json.loads(line) for line in (root / "run/events.jsonl").read_text().splitlines()]
     made = [event["clips"] for event in events if event["event"] == "step_done" and event["step"] == "words"]

@@ -191,11 +191,11 @@ def test_the_same_command_again_computes_nothing(finished):
     names = ("predictions.parquet", "submission.csv")
     before = {name: (run_dir / name).read_bytes() for name in names}
     models = {path: path.stat().st_mtime_ns for path in run_dir.glob("rounds/*/*/model.safetensors")}
-    parts = {path: path.stat().st_mtime_ns for path in run_dir.glob("tables/*/*/*.parquet")}
+    parts = {path: path.stat().st_mtime_ns for path in run_dir.glob("tables/*/*/[!_]*.parquet")}
     assert made_job.mine_here(*arguments, cwd=run_dir.parent).returncode == 0
     assert {name: (run_dir / name).read_bytes() for name in names} == before
     assert {path: path.stat().st_mtime_ns for path in run_dir.glob("rounds/*/*/model.safetensors")} == models
-    assert {path: path.stat().st_mtime_ns for path in run_dir.glob("tables/*/*/*.parquet")} == parts
+    assert {path: path.stat().st_mtime_ns for path in run_dir.glob("tables/*/*/[!_]*.parquet")} == parts
     made = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     starts = [number for number, event in enumerate(made) if event["event"] == "run_started"]
     assert sum(event["clips"] for event in made[starts[-1] :] if event["event"] == "step_done") == 0

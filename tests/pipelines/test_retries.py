@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mer_ray.config import ExtractConfig
 from mer_ray.data.storage import Store
-from mer_ray.pipelines import features
+from mer_ray.pipelines import features, planning
 from mer_ray.runtime.journal import Journal
 from mer_ray.types import Clip, Split
 
@@ -36,7 +36,7 @@ class Second(DoubleStage):
 def command(ray_cluster, tmp_path, monkeypatch):
     """Extracts as a command with these reasons to retry would; gives the tables, and how many rows each had made."""
     stages = [First(tmp_path), Second()]
-    monkeypatch.setattr(features, "_stages", lambda settings, noise: stages)
+    monkeypatch.setattr(planning, "_stages", lambda settings, noise: stages)
     clips = [Clip(name, Split.TRAIN, text=text) for name, text in TEXTS.items()]
     tables = Store(str(tmp_path / "tables"))
 
@@ -44,7 +44,7 @@ def command(ray_cluster, tmp_path, monkeypatch):
 
     def run(again=()):
         settings = ExtractConfig(tables={"retry_errors": again})
-        steps = features.plan(settings, clips, tables)
+        steps = planning.plan(settings, clips, tables)
         journal = Journal(Store(str(tmp_path / "run")))
         made = features.run(steps, settings, journal, Console(quiet=True))
         return steps, made, {name: one.rows_made for name, one in made.items()}

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from mer_ray import config
 from mer_ray.config import EncoderConfig, TrainConfig
 from mer_ray.errors import LearnerError
-from mer_ray.pipelines import command, features, source, train_encoder
+from mer_ray.pipelines import command, features, planning, source, train_encoder
 from mer_ray.runtime.journal import Journal
 from mer_ray.stages.encode import EncodeStage
 from mer_ray.train.data import batches
@@ -111,7 +111,7 @@ def prepared(folder, file, clips):
     run_dir, tables = source.stores(settings)
     console, journal = Console(quiet=True), Journal(run_dir)
     read, task = train_encoder._brought(settings, run_dir, console)
-    made = features.run(features.plan(settings, read.clips, tables, task.reads), settings, journal, console)
+    made = features.run(planning.plan(settings, read.clips, tables, task.reads), settings, journal, console)
     return train_encoder._job(settings, read, task, made, run_dir, journal), task, journal.events()
 
 

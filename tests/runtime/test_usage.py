@@ -1,7 +1,5 @@
 """How busy workers were, from what they tell of their batches."""
 
-from collections import Counter
-
 from mer_ray.runtime.stream import Done
 from mer_ray.runtime.usage import Usage
 
@@ -9,8 +7,9 @@ from mer_ray.runtime.usage import Usage
 def usage(*batches, prepared=(0.0, 0)):
     found = Usage()
     for worker, started, ended in batches:
-        done = Done("batch", {}, Counter(), None, 100, worker, (started, ended), *prepared)
-        found.add(done)
+        seconds, num_bytes = prepared
+        times = (started, ended)
+        found.add(Done(0, worker=worker, times=times, prepared_seconds=seconds, prepared_bytes=num_bytes))
     return found
 
 
@@ -22,8 +21,8 @@ def test_the_busy_share_is_of_the_time_between_a_worker_s_first_batch_and_its_la
 
 def test_a_worker_waits_from_its_last_batch_to_the_next():
     found = usage(("a", 100.0, 102.0))
-    assert found.add(Done("batch", {}, Counter(), None, 100, "a", (105.0, 106.0))) == 3.0
-    assert found.add(Done("batch", {}, Counter(), None, 100, "b", (7.0, 9.0))) == 0.0, "its first"
+    assert found.add(Done(0, worker="a", times=(105.0, 106.0))) == 3.0
+    assert found.add(Done(0, worker="b", times=(7.0, 9.0))) == 0.0, "its first"
 
 
 def test_cpus_that_keep_a_gpu_busy_are_told_where_tasks_work_ahead():

@@ -28,7 +28,15 @@ def read(table, batch):
     return {row["clip_id"]: row for row in table.take([refs[c] for c in batch.clip_ids]).to_pylist()}
 
 
-def test_a_batch_becomes_one_part_and_leaves_no_record(made):
+def die(attempts, batch, *nodes, limit_seconds=60.0):
+    """Begin a batch once on each node, and do not end it."""
+    assert attempts.begin_first(batch, limit_seconds, nodes[0]) is not None
+    for node in nodes[1:]:
+        assert attempts.begin_first(batch, limit_seconds, node) is None
+        attempts.begin(batch, limit_seconds, node)
+
+
+def test_a_batch_becomes_one_part_and_its_record_goes_with_the_step(made):
     _, table, worker = made
     batch = batch_of(a="xy", b="bad")
     outcome = worker.run(batch)
@@ -36,6 +44,8 @@ def test_a_batch_becomes_one_part_and_leaves_no_record(made):
     rows = read(table, batch)
     assert rows["a"]["letters"] == 2
     assert (rows["b"]["present"], rows["b"]["error"], rows["b"]["letters"]) == (False, "bad_text", None)
+    assert table.store.files(f"_attempts/{batch.name}") == ["first"]
+    worker.attempts.clear()
     assert table.store.folders("_attempts") == []
 
 
@@ -119,8 +129,7 @@ def test_deaths_on_a_node_that_is_gone_are_not_the_batch_s(made):
     _, table, worker = made
     batch = batch_of(a="x")
     attempts = Attempts(table.store, "session")
-    for node in ("gone", "gone too", "here"):
-        attempts.begin(batch.name, 60.0, node)
+    die(attempts, batch.name, "gone", "gone too", "here")
     assert attempts.deaths(batch.name).count == 3
     worker.living = lambda: {"here", "new"}
     worker.run(batch)
@@ -132,8 +141,7 @@ def test_a_batch_with_too_many_deaths_is_halved_down_to_the_killer(made, tmp_pat
     batch = batch_of(a="x", b="die", c="xx", d="xxx")
     attempts = Attempts(table.store, "session")
     for name in (batch.name, batch.slice(0, 2).name, batch.slice(1, 2).name):
-        for _ in range(2):
-            attempts.begin(name, 60.0)
+        die(attempts, name, "", "")
     worker.run(batch)
     rows = read(table, batch)
     assert rows["b"]["error"] == "crashed"
@@ -147,13 +155,15 @@ def test_a_halved_batch_is_never_done_whole_again(made, tmp_path):
     worker.run(batch)
     worker.run(batch)
     assert len(read(table, batch)) == 2
-    assert len([name for name in table.store.files() if name.endswith(".parquet")]) == 2
+    assert len(table.store.stamps(by_digit=True)) == 2
     assert (tmp_path / "a.tries").read_text() == "xx", "once in the batch that failed, once alone, and not again"
 
 
 def test_attempts_of_a_killed_driver_are_forgiven_a_few_times(made):
     _, table, _ = made
-    for session in ("one", "two", "three"):
+    die(Attempts(table.store, "one"), "batch", "")
+    for session in ("two", "three"):
+        assert Attempts(table.store, session).begin_first("batch", 60.0) is None
         Attempts(table.store, session).begin("batch", 60.0)
     assert Attempts(table.store, "four").deaths("batch").count == 0
     Attempts(table.store, "four").begin("batch", 60.0)
@@ -164,10 +174,26 @@ def test_attempts_of_a_killed_driver_are_forgiven_a_few_times(made):
 def test_a_death_past_the_limit_is_a_timeout(made):
     _, table, worker = made
     batch = batch_of(a="hang")
-    for _ in range(2):
-        worker.attempts.begin(batch.name, -1.0)
+    die(worker.attempts, batch.name, "", "", limit_seconds=-1.0)
     worker.run(batch)
     assert read(table, batch)["a"]["error"] == "timeout"
+
+
+def test_attempts_that_the_machine_failed_are_not_the_batch_s(made):
+    """As in a storm of a bucket, in which no record could be removed."""
+    _, table, worker = made
+    batch = batch_of(a="x")
+    die(worker.attempts, batch.name, "", "")
+    worker.run(batch, faults=2)
+    assert read(table, batch)["a"]["letters"] == 1
+
+
+def test_a_record_that_an_older_version_left_counts(made):
+    _, table, worker = made
+    batch = batch_of(a="x")
+    die(worker.attempts, batch.name, "")
+    table.store.write(f"_attempts/{batch.name}/session.1", b'{"node": "", "deadline": 1.0}')
+    assert worker.attempts.deaths(batch.name).count == 2
 
 
 def test_a_stage_reads_upstream_rows_and_sees_null_where_there_is_none(made):

@@ -13,7 +13,7 @@ from mer_ray.config import DataConfig, DenoiseConfig, ExtractConfig, FacesConfig
 from mer_ray.data import layouts, manifest
 from mer_ray.data.storage import Store
 from mer_ray.errors import MachineFault
-from mer_ray.pipelines import features
+from mer_ray.pipelines import planning
 from mer_ray.stages.denoise import DenoiseStage
 from mer_ray.stages.faces import FacesStage
 
@@ -91,7 +91,7 @@ def test_a_media_root_by_a_symlink_is_a_media_root(folder):
 
 def planned(folder, clip):
     settings = ExtractConfig.model_validate({"encoders": {"loud": {"plugin": "logmel"}, "shape": {"plugin": "hog"}}})
-    return {step.stage.name: step for step in features.plan(settings, [clip], Store(str(folder / "tables")))}
+    return {step.stage.name: step for step in planning.plan(settings, [clip], Store(str(folder / "tables")))}
 
 
 @pytest.mark.parametrize(("step", "name"), [("audio", "video/a.mp4"), ("faces", "openface_face/a/a.npy")])
