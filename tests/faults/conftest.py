@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import BotoCoreError
+from s3_proxy import Proxy
 from s3fs import S3FileSystem
 
 from mer_ray.data.storage import Store
@@ -57,12 +58,29 @@ def bucket(server) -> Iterator[Store]:
             assert time.time() < deadline, "the S3 server takes no bucket"
             time.sleep(0.5)
     yield store
-    store.filesystem.rm(store.root, recursive=True)
+    for name in [*store.folders(), *store.files()]:
+        store.remove(name)
+    store.filesystem.rmdir(store.root.removeprefix("s3://"))
 
 
 @pytest.fixture
 def store(bucket) -> Store:
     return bucket / uuid.uuid4().hex[:8]
+
+
+@pytest.fixture
+def proxy(bucket) -> Iterator[Proxy]:
+    """In front of the server, for the stores made from here on and what is started; ``behind`` it is one of them."""
+    with pytest.MonkeyPatch.context() as environment, Proxy(os.environ["AWS_ENDPOINT_URL"]).serving() as proxy:
+        environment.setenv("AWS_ENDPOINT_URL", proxy.url)
+        S3FileSystem.clear_instance_cache()
+        yield proxy
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def behind(proxy, store) -> Store:
+    return Store(store.root)
 
 
 def free_ports() -> int:
