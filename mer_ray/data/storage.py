@@ -24,6 +24,7 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from mer_ray.config import addresses
+from mer_ray.data.alarm import ALARM
 from mer_ray.errors import ConfigError, MerRayError, StorageError, machine_fault
 
 _HEX_DIGITS = "0123456789abcdef"
@@ -100,8 +101,7 @@ class Store:
     def folders(self, name: str = "") -> list[str]:
         """Names of the folders directly in folder ``name``, sorted; hidden ones are left out."""
         with self._guard("list", name):
-            listed = self._local_entries(name) if self.is_local else self._remote_entries(self._key(name))
-            return sorted(entry for entry, stamp in listed if stamp is None and _is_seen(entry))
+            return sorted(entry for entry, stamp in self._entries(name) if stamp is None)
 
     def stamps(self, name: str = "", by_digit: bool = False) -> dict[str, Stamp]:
         """The stamp of each file directly in folder ``name``, by its name; hidden ones and folders are left out.
@@ -110,15 +110,10 @@ class Store:
             name: the folder; there is nothing in one that is missing.
             by_digit: only the names that begin with a hex digit; in S3 each digit is a listing of its own, all at once.
         """
-        starts = tuple(_HEX_DIGITS) if by_digit else ("",)
-        with self._guard("list", name), ThreadPoolExecutor(len(starts)) as pool:
-            if self.is_local:
-                found = [list(self._local_entries(name))]
-            else:
-                where = self._key(name)  # here, since each thread would make a client
-                found = list(pool.map(lambda start: list(self._remote_entries(where, start)), starts))
-            entries = ((entry, stamp) for listed in found for entry, stamp in listed)
-            return {entry: stamp for entry, stamp in entries if stamp and _is_seen(entry) and entry.startswith(starts)}
+        with self._guard("list", name):
+            found = self._by_digit(name) if by_digit and not self.is_local else self._entries(name)
+            starts = tuple(_HEX_DIGITS) if by_digit else ""
+            return {entry: stamp for entry, stamp in found if stamp and entry.startswith(starts)}
 
     def details(self, name: str = "", deep: bool = False) -> dict[str, dict[str, Any]]:
         """What is known of each file in folder ``name``, by its name within it; ``deep``: at any depth."""
@@ -248,8 +243,18 @@ class Store:
             for start in range(0, len(paths), _MOST_DELETED):
                 self._delete_objects(paths[start : start + _MOST_DELETED])
 
+    def _entries(self, name: str) -> Iterator[tuple[str, Stamp | None]]:
+        """Name and stamp of each file directly in a folder, None for a folder; hidden ones are left out."""
+        listed = self._local_entries(name) if self.is_local else self._remote_entries(self._key(name))
+        return ((entry, stamp) for entry, stamp in listed if not entry.startswith("."))
+
+    def _by_digit(self, name: str) -> Iterator[tuple[str, Stamp | None]]:
+        where = self._key(name)  # here, since each thread would make a client
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for listed in pool.map(lambda digit: list(self._remote_entries(where, digit)), _HEX_DIGITS):
+                yield from listed
+
     def _local_entries(self, name: str) -> Iterator[tuple[str, Stamp | None]]:
-        """Name and stamp of each file directly in a folder, None for a folder."""
         try:
             listed = os.scandir(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
@@ -349,7 +354,8 @@ class Store:
     def _guard(self, verb: str, name: str) -> Iterator[None]:
         """What the storage raises becomes a ``StorageError`` that says what to do, save that a file is missing."""
         try:
-            yield
+            with ALARM.standing_still():
+                yield
         except (FileNotFoundError, MerRayError):
             raise
         except Exception as error:
@@ -359,10 +365,6 @@ class Store:
                 f"cannot {verb} {self.path(name)}: {error}. What is committed stays; "
                 "mend the storage and give the same command again"
             ) from error
-
-
-def _is_seen(name: str) -> bool:
-    return not name.startswith(".")
 
 
 def _is_taken(error: OSError) -> bool:
