@@ -42,13 +42,17 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """Listens on its port, a free one by default, as long as ``serving`` lasts."""
+    """Listens on its port, a free one by default, as long as ``serving`` lasts.
+
+    ``asked`` are the requests so far; ``unanswered`` is how many the server left so: their connections are closed.
+    """
 
     upstream: str
     port: int = 0
     asked: list[tuple[str, str]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     url: str = ""
+    unanswered: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, what: int | str, method: str = ".*", path: str = "", **options: float) -> Fault:
@@ -127,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.endheaders(body)
             answer = upstream.getresponse()
             data = answer.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):
+            self.proxy.unanswered += 1
             self.close_connection = True
             return
         finally:

@@ -1,7 +1,5 @@
 """The machine fails, and no clip is blamed for it. Each test asserts that its fault happened."""
 
-import subprocess
-
 import numpy as np
 import pytest
 import soundfile
@@ -65,20 +63,6 @@ def test_a_storage_that_is_down_is_not_tried_batch_by_batch(ray_cluster, tmp_pat
 
 def rows_of_none(step) -> bool:
     return not [name for name in step.table.store.files() if name.endswith(".parquet")]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 300 kB, and what makes it larger."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place, lambda: subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_full_disk_leaves_no_row_in_error_and_the_same_command_goes_on(ray_cluster, small_disk, tmp_path):
