@@ -32,6 +32,8 @@ from mer_ray.stages.base import Resources
 
 _LOG = logging.getLogger(__name__)
 _AHEAD_CPUS = 1
+_STDERR = 2
+_SPARE_FILES = 16
 
 
 @dataclass(frozen=True)
@@ -244,11 +246,29 @@ class _Actor:
                 raise
             self.is_spent = True
             done = Done(batch.name, {}, Counter(), Fault(self.worker.node, os.uname().nodename, str(fault)))
+        finally:
+            _end_without_files(self.worker.stage.name)
         done = replace(done, worker=f"{self.worker.node} {os.getpid()}", times=(started, time.monotonic()))
         if "seconds" in rows.column_names:
             ahead = rows["seconds"][0].as_py(), len(rows["payload"][0].as_buffer() or b"")
             done = replace(done, prepared_seconds=ahead[0], prepared_bytes=ahead[1])
         return pa.table({"done": [pickle.dumps(done)]})
+
+
+def _end_without_files(step: str) -> None:
+    """End a process that may open hardly a file more: Ray, to tell of the outcome, would wait for a socket for ever.
+
+    It is started anew, and finds the part if there is one.
+    """
+    spare: list[int] = []
+    try:
+        spare.extend(os.dup(_STDERR) for _ in range(_SPARE_FILES))
+    except OSError as error:
+        _LOG.error("step %s, node %s: %s; this process ends", step, os.uname().nodename, error)
+        os._exit(1)
+    finally:
+        for descriptor in spare:
+            os.close(descriptor)
 
 
 def _living_nodes() -> set[str]:

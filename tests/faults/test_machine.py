@@ -65,6 +65,17 @@ def rows_of_none(step) -> bool:
     return not [name for name in step.table.store.files() if name.endswith(".parquet")]
 
 
+def test_a_process_that_may_open_no_more_files_costs_no_clip(ray_cluster, tmp_path):
+    texts = {f"c{i}": "no files" if i == 5 else "x" * i for i in range(16)}
+    step = step_of(tmp_path, texts)
+    made = materialise(step, {}, RuntimeConfig())
+    assert (tmp_path / "marks" / "c5.died").exists(), "the limit was not set"
+    assert tries(tmp_path, "c5") >= 2, "its batch was not begun anew"
+    assert dict(made.errors) == {}
+    assert {c: row["letters"] for c, row in rows_of(step).items()} == {c: len(text) for c, text in texts.items()}
+    assert step.table.store.files("_corrupt") == []
+
+
 def test_a_full_disk_leaves_no_row_in_error_and_the_same_command_goes_on(ray_cluster, small_disk, tmp_path):
     place, grow = small_disk
     texts = {f"c{i:02}": f"{i} " + "".join(map(chr, np.random.default_rng(i).integers(97, 123, 10))) for i in range(64)}
