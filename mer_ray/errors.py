@@ -146,7 +146,7 @@ def machine_fault(error: BaseException) -> MachineFault | None:
             return None
         if isinstance(link, MachineFault):
             return link
-        if isinstance(link, BotoCoreError) or (isinstance(link, ClientError) and _refused_or_failed(link)):
+        if isinstance(link, BotoCoreError) or _broke_off(link) or _refused_or_failed(link):
             return StorageError(f"{type(link).__name__}: {link}")
         if isinstance(link, MemoryError) or getattr(link, "errno", None) == errno.ENOMEM:
             return NoMemoryFault(str(link) or "out of memory")
@@ -156,7 +156,14 @@ def machine_fault(error: BaseException) -> MachineFault | None:
     return None
 
 
-def _refused_or_failed(error: ClientError) -> bool:
+def _broke_off(error: BaseException) -> bool:
+    """Whether an answer of S3 did; told by the module, since importing these takes the decoder's process long."""
+    return type(error).__module__.partition(".")[0] == "aiohttp" or type(error).__name__ == "ResponseParserError"
+
+
+def _refused_or_failed(error: BaseException) -> bool:
+    if not isinstance(error, ClientError):
+        return False
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     return status == HTTPStatus.FORBIDDEN or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 

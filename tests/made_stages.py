@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ class LengthStage(Stage):
     ``await kill`` gives its process id in ``marks`` and hangs the first time, ``hang`` never returns, ``memory`` runs
     out of memory, ``bad`` is a per-clip error, ``bad once`` the first time alone. ``full`` meets a full disk, ``full
     once`` the first time alone, and ``sticky`` breaks the device the first time, after which nothing works in its
-    process.
+    process; ``no files`` lets it open no more files, the first time too.
     """
 
     name = "length"
@@ -81,6 +82,9 @@ class LengthStage(Stage):
         if text == "sticky" and not once.exists():
             once.touch()
             self.is_broken = True
+        if text == "no files" and not once.exists():
+            once.touch()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         if self.is_broken:
             raise RuntimeError("CUDA error: device-side assert triggered")
 

@@ -15,12 +15,13 @@ from mer_ray.types import Clip, Split
 cloudpickle.register_pickle_by_value(made_stages)
 
 
-def step_of(root: Path, texts: dict[str, str], **options) -> Step:
+def step_of(root: Path, texts: dict[str, str], tables: Store | None = None, **options) -> Step:
+    """Its marks lie in ``root``, and its tables unless they are elsewhere."""
     marks = root / "marks"
     marks.mkdir(parents=True, exist_ok=True)
     stage = LengthStage(marks, **options)
     clips = {c: Clip(c, Split.TRAIN, text=text) for c, text in texts.items()}
-    table = Table(Store(str(root / "tables")), stage.name, stage.schema, stage.spec)
+    table = Table(tables or Store(str(root / "tables")), stage.name, stage.schema, stage.spec)
     return Step(stage, table, {c: row_key(c, text) for c, text in texts.items()}, clips)
 
 

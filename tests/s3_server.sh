@@ -62,6 +62,7 @@ memcache_servers = 127.0.0.1:1
 use = egg:swift#s3api
 location = us-east-1
 s3_acl = false
+max_bucket_listing = 100
 [filter:tempauth]
 use = egg:swift#tempauth
 user_mer_ray = secretkey .admin

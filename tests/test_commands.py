@@ -200,7 +200,7 @@ def test_make_and_ci_run_what_they_are_said_to():
     assert {f"{PYTHON} -m ruff check .", f"{PYTHON} -m mypy"} <= set(recipe("check"))
     in_ci = (documented.ROOT / ".ci/run").read_text().splitlines()
     assert in_ci.index("make check") + 1 == in_ci.index("make test")
-    assert "tests/faults/test_s3.py" in in_ci[-1]
+    assert "tests/faults/test_s3{,_requests,_faults,_media,_mine}.py" in in_ci[-1]
     assert in_ci[-1].startswith("MER_RAY_TEST_SWIFT="), "without a server they would be skipped"
 
 

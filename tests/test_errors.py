@@ -5,11 +5,13 @@ import errno
 import os
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.parsers import ResponseParserError
 from s3fs.errors import translate_boto_error
 
 from mer_ray import config
@@ -67,6 +69,8 @@ def test_memory_is_told_apart(error):
         response(403, "AccessDenied"),
         response(503, "SlowDown"),
         response(500, "X"),
+        aiohttp.ClientPayloadError("Response payload is not completed"),
+        ResponseParserError("Unable to parse response"),
     ],
     ids=lambda error: str(error)[:30],
 )

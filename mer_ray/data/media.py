@@ -190,8 +190,7 @@ def local_copy(uri: str, max_bytes: int) -> Iterator[str]:
     store = Store(folder)
     with _room(uri) as path:
         try:
-            _check_size(uri, store.size(name), max_bytes)
-            store.download(name, path)
+            store.download(name, path, lambda size: _check_size(uri, size, max_bytes))
         except FileNotFoundError as error:
             raise ClipError(Reason.MISSING_FILE, f"{uri} does not exist") from error
         yield path

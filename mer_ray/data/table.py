@@ -222,7 +222,7 @@ class Table:
         if not local and num_bytes <= _WHOLE_BYTES:
             source = pa.BufferReader(self.store.read(part))
         elif not local:
-            source = self.store.open(part)
+            source = self.store.open(part, num_bytes)
         # pre_buffer: in S3 the columns of a row group that lie close together are fetched in one request
         return pq.ParquetFile(source, memory_map=local, pre_buffer=not local, page_checksum_verification=True)
 

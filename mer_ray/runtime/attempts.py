@@ -57,7 +57,7 @@ class Attempts:
         try:
             yield
         finally:
-            self.store.remove(record)
+            self.store.unlink(record)
 
     def is_loading(self) -> bool:
         """Whether some worker of this session loads its models, and has not for longer than anything takes to load."""
@@ -86,7 +86,7 @@ class Attempts:
 
     def forget(self, batch: str, record: str) -> None:
         """Forget one attempt at ``batch``, for which it is not to blame; earlier ones still count."""
-        self.store.remove(f"{_FOLDER}/{batch}/{record}")
+        self.store.unlink(f"{_FOLDER}/{batch}/{record}")
 
     def halve(self, batch: str) -> None:
         """Record that ``batch`` is done in halves from here on; this record stays, so that it is never done whole."""

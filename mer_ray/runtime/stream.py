@@ -33,6 +33,8 @@ from mer_ray.stages.base import Resources
 _LOG = logging.getLogger(__name__)
 _AHEAD_CPUS = 1
 _TOGETHER_SECONDS = 1.0
+_STDERR = 2
+_SPARE_FILES = 16
 
 Chunks = Mapping[int, ray.ObjectRef]
 """The chunks of the work at hand, see ``runtime.batches``."""
@@ -278,6 +280,8 @@ class _Actor:
                 raise
             self.is_spent = True
             done = Done(number, fault=Fault.of(fault, self.worker.node, os.uname().nodename))
+        finally:
+            _end_without_files(self.worker.stage.name)
         done = replace(done, worker=f"{self.worker.node} {os.getpid()}", times=(started, time.monotonic()))
         if "seconds" in row:
             num_bytes = row["payload"].size if row["payload"] else 0
@@ -288,6 +292,22 @@ class _Actor:
         if self._chunk is None or self._chunk[0] != row["chunk"]:
             self._chunk = (row["chunk"], ray.get(self.chunks[row["chunk"]]))
         return batch_of(self._chunk[1], row["start"], row["stop"])
+
+
+def _end_without_files(step: str) -> None:
+    """End a process that may open hardly a file more: Ray, to tell of the outcome, would wait for a socket for ever.
+
+    It is started anew, and finds the part if there is one.
+    """
+    spare: list[int] = []
+    try:
+        spare.extend(os.dup(_STDERR) for _ in range(_SPARE_FILES))
+    except OSError as error:
+        _LOG.error("step %s, node %s: %s; this process ends", step, os.uname().nodename, error)
+        os._exit(1)
+    finally:
+        for descriptor in spare:
+            os.close(descriptor)
 
 
 def _living_nodes() -> set[str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import faulthandler
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-T = TypeVar("T")
+from mer_ray.data.alarm import ALARM
 
-_STDERR = 2
+T = TypeVar("T")
 
 
 @dataclass
@@ -27,20 +25,18 @@ _active: list[_Limit] = []
 
 @contextmanager
 def time_limit(seconds: float, clip_seconds: float) -> Iterator[None]:
-    """End this process, with a trace of every thread on standard error, when the body takes longer than ``seconds``.
-
-    The timer is a thread of C, which fires though a library hangs and holds the interpreter's lock.
+    """End this process when the body takes longer than ``seconds``; time that it waits for storage does not count.
 
     Args:
         seconds: that the body may take.
         clip_seconds: that a clip may, where ``one_by_one`` goes through them.
     """
-    _active.append(_Limit(time.monotonic() + seconds, clip_seconds))
-    _arm(seconds)
+    _active.append(_Limit(ALARM.now() + seconds, clip_seconds))
+    ALARM.arm(seconds)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        ALARM.arm(None)
         _active.pop()
 
 
@@ -51,16 +47,12 @@ def one_by_one(clips: Iterable[T]) -> Iterator[T]:
     """
     for clip in clips:
         if _active:
-            _arm(min(_active[-1].clip_seconds, _left(_active[-1])))
+            ALARM.arm(min(_active[-1].clip_seconds, _left(_active[-1])))
         yield clip
     if _active:
-        _arm(_left(_active[-1]))
+        ALARM.arm(_left(_active[-1]))
 
 
 def _left(limit: _Limit) -> float:
-    """Seconds until the batch must be done; a timer of none would never fire."""
-    return max(0.001, limit.deadline - time.monotonic())
-
-
-def _arm(seconds: float) -> None:
-    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+    """Seconds until the batch must be done."""
+    return limit.deadline - ALARM.now()
