@@ -15,7 +15,7 @@ TOGETHER = {
         "benchmarks/test_mining", "benchmarks/test_round", "e2e/test_demo", "e2e/test_train", "faults/test_machine",
         "faults/test_materialise", "pipelines/test_extract", "pipelines/test_metrics", "pipelines/test_retries",
         "pipelines/test_train_encoder", "pipelines/test_train_rounds", "pipelines/test_tune", "runtime/test_session",
-        "test_hostile", "tune/test_controller", "tune/test_mining_options", "tune/test_search",
+        "runtime/test_sight", "test_hostile", "tune/test_controller", "tune/test_mining_options", "tune/test_search",
     ),
     "mined_clips": ("pipelines/test_noise_track", "pipelines/test_why", "test_commands"),
 }  # fmt: skip

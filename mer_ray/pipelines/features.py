@@ -22,6 +22,8 @@ from mer_ray.data.room import Room
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
 from mer_ray.errors import ConfigError, InputError, NotHereError, PluginError, Reason
+from mer_ray.pipelines import source
+from mer_ray.runtime import nodes
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
@@ -170,8 +172,10 @@ def run(
         track: what the steps are for, if not for the job's own clips: ``<track>/`` stands before their names.
 
     Raises:
+        ConfigError: see ``runtime.nodes``.
         MaterialiseError, StorageError: see ``runtime.materialise``.
     """
+    sight = nodes.ask(steps, *source.stores(settings))
     made: dict[str, Made] = {}
     for step in steps:
         name = step.stage.name
@@ -197,7 +201,7 @@ def run(
                 console.print(f"[yellow]{told}: {what}[/]")
 
             upstream = {read: made[read] for read in step.stage.reads if read in made}
-            made[name] = materialise(step, upstream, settings.runtime, show, corrupt, fault, note)
+            made[name] = materialise(step, upstream, settings.runtime, show, corrupt, fault, note, sight)
         seconds = round(time.monotonic() - started, 3)
         errors, usage = dict(made[name].errors), made[name].usage
         journal.event("step_done", step=told, seconds=seconds, clips=made[name].rows_made, errors=errors, **usage)
