@@ -198,10 +198,16 @@ def test_make_and_ci_run_what_they_are_said_to():
     assert " -m 'not slow' " in quick
     assert quick.replace(" -m 'not slow'", "") == every
     assert {f"{PYTHON} -m ruff check .", f"{PYTHON} -m mypy"} <= set(recipe("check"))
-    in_ci = (documented.ROOT / ".ci/run").read_text().splitlines()
+    in_ci = (documented.ROOT / ".ci/run").read_text().replace("\\\n", "").splitlines()
     assert in_ci.index("make check") + 1 == in_ci.index("make test")
-    assert "tests/faults/test_s3.py" in in_ci[-1]
-    assert in_ci[-1].startswith("MER_RAY_TEST_SWIFT="), "without a server they would be skipped"
+    *environment, python, _, pytest_, _, _ = [word for word in shlex.split(in_ci[-1]) if not word.endswith(".py")]
+    assert (python, pytest_) == (PYTHON, "pytest")
+    assert environment[0] == "MER_RAY_TEST_ALL=1", "a skipped one would not be told of"
+    assert environment[1].startswith("MER_RAY_TEST_SWIFT="), "without a server they would be skipped"
+    files = {word for word in shlex.split(in_ci[-1]) if word.endswith(".py")}
+    named = ("s3", "s3_mine", "nodes", "autoscaling")
+    assert files == {f"tests/faults/test_{name}.py" for name in named}
+    assert all((documented.ROOT / file).exists() for file in files)
 
 
 def test_the_hubs_command_line_takes_these_options():
