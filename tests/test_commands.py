@@ -205,7 +205,7 @@ def test_make_and_ci_run_what_they_are_said_to():
     assert environment[0] == "MER_RAY_TEST_ALL=1", "a skipped one would not be told of"
     assert environment[1].startswith("MER_RAY_TEST_SWIFT="), "without a server they would be skipped"
     files = {word for word in shlex.split(in_ci[-1]) if word.endswith(".py")}
-    named = ("s3", "s3_mine", "nodes", "autoscaling")
+    named = ("s3", "s3_mine", "nodes", "autoscaling", "lost")
     assert files == {f"tests/faults/test_{name}.py" for name in named}
     assert all((documented.ROOT / file).exists() for file in files)
 
