@@ -15,7 +15,7 @@ TOGETHER = {
         "benchmarks/test_mining", "benchmarks/test_round", "e2e/test_demo", "e2e/test_train", "faults/test_machine",
         "faults/test_materialise", "pipelines/test_extract", "pipelines/test_metrics", "pipelines/test_retries",
         "pipelines/test_train_encoder", "pipelines/test_train_rounds", "pipelines/test_tune", "runtime/test_session",
-        "test_hostile", "tune/test_controller", "tune/test_mining_options", "tune/test_search",
+        "runtime/test_sight", "test_hostile", "tune/test_controller", "tune/test_mining_options", "tune/test_search",
     ),
     "mined_clips": ("pipelines/test_noise_track", "pipelines/test_why", "test_commands"),
 }  # fmt: skip
@@ -48,6 +48,16 @@ def pytest_collection_modifyitems(items):
             if SHARE_OF.get(file) != fixture:
                 raise pytest.UsageError(f"{file} uses {fixture}: add it to TOGETHER in tests/conftest.py")
     items.sort(key=lambda item: places.get(SHARE_OF.get(item.nodeid.partition("::")[0]), len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With ``MER_RAY_TEST_ALL`` a test that is skipped has failed: what CI names it is to run."""
+    report = yield
+    if report.skipped and os.environ.get("MER_RAY_TEST_ALL"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and MER_RAY_TEST_ALL is set: {report.longrepr[-1]}"
+    return report
 
 
 @pytest.fixture(autouse=True)

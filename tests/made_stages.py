@@ -19,9 +19,9 @@ class LengthStage(Stage):
 
     ``raise`` raises, ``die`` kills the process, ``die once`` does so the first time (a file in ``marks`` remembers),
     ``await kill`` gives its process id in ``marks`` and hangs the first time, ``hang`` never returns, ``memory`` runs
-    out of memory, ``bad`` is a per-clip error, ``bad once`` the first time alone. ``full`` meets a full disk, ``full
-    once`` the first time alone, and ``sticky`` breaks the device the first time, after which nothing works in its
-    process; ``no files`` lets it open no more files, the first time too.
+    out of memory, ``grow`` takes all there is, bit by bit, ``bad`` is a per-clip error, ``bad once`` the first time
+    alone. ``full`` meets a full disk, ``full once`` the first time alone, and ``sticky`` breaks the device the first
+    time, after which nothing works in its process; ``no files`` lets it open no more files, the first time too.
     """
 
     name = "length"
@@ -56,6 +56,10 @@ class LengthStage(Stage):
             raise RuntimeError("the model fell over")
         if text == "memory":
             raise MemoryError
+        held: list[bytes] = []
+        while text == "grow":
+            held.append(b"x" * 2**24)
+            time.sleep(0.005)
         if text == "hang":
             time.sleep(3600)
         if text == "bad" or (text == "bad once" and not once.exists()):

@@ -18,9 +18,12 @@ from mer_ray.data import ready
 from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.data.room import Room
 from mer_ray.errors import CorruptPartError, Reason
+from mer_ray.pipelines import source
+from mer_ray.runtime import nodes
 from mer_ray.runtime.console import step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
+from mer_ray.runtime.sight import Sight
 from mer_ray.runtime.stream import Fault
 from mer_ray.types import Clip
 
@@ -79,6 +82,7 @@ def run(
         track: what the steps are for, if not for the job's own clips: ``<track>/`` stands before their names.
 
     Raises:
+        ConfigError: see ``runtime.nodes``.
         MaterialiseError, StorageError: see ``runtime.materialise``.
     """
     return read(steps, settings, journal, console, dict, known, track)
@@ -97,7 +101,8 @@ def read(
 
     A part that a step or the reader finds damaged is made again, and so is what found it.
     """
-    makers = _Makers({step.stage.name: step for step in steps}, settings.runtime, journal, console, track)
+    sight = nodes.ask(steps, *source.stores(settings))
+    makers = _Makers({step.stage.name: step for step in steps}, settings.runtime, sight, journal, console, track)
     for step in steps:
         name = step.stage.name
         if known and name in known and known[name].table.digest == step.table.digest:
@@ -113,12 +118,14 @@ class _Makers:
 
     Attributes:
         steps: by name.
+        sight: what every node must see.
         made: what they made.
         mended: parts that were found damaged.
     """
 
     steps: Mapping[str, Step]
     runtime: config.RuntimeConfig
+    sight: Sight | None
     journal: Journal
     console: Console
     track: str
@@ -167,7 +174,7 @@ class _Makers:
                 self.console.print(f"[yellow]{told}: {what}[/]")
 
             upstream = {read: self.made[read] for read in step.stage.reads if read in self.made}
-            return materialise(step, upstream, self.runtime, show, corrupt, fault, note)
+            return materialise(step, upstream, self.runtime, show, corrupt, fault, note, self.sight)
 
     def _corrupt(self, told: str, why: str, part: str = "") -> None:
         self.journal.event("corrupt_part", step=told, part=part, detail=why)

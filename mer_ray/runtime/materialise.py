@@ -23,6 +23,7 @@ from mer_ray.errors import CorruptPartError, MachineFault, MaterialiseError
 from mer_ray.runtime import metrics
 from mer_ray.runtime.batches import Batch, Work
 from mer_ray.runtime.session import least_store_bytes
+from mer_ray.runtime.sight import Sight
 from mer_ray.runtime.stream import Done, Fault, Stalled, stream
 from mer_ray.runtime.usage import Usage
 from mer_ray.runtime.worker import Worker
@@ -98,10 +99,12 @@ def materialise(
     on_corrupt: Callable[[str, str], None] = lambda part, why: None,
     on_fault: Callable[[Fault], None] = lambda fault: None,
     on_note: Callable[[str], None] = lambda note: None,
+    sight: Sight | None = None,
 ) -> Made:
     """Make the rows of ``step.keys`` that its table lacks.
 
     ``upstream`` holds the tables that the stage reads, by the names in its ``reads``, already materialised.
+    ``sight`` is what each worker looks for first.
 
     A batch that the machine failed is made again in a fresh process, on another node where there is one, after the
     others are done; at most ``runtime.max_machine_faults`` times, with growing waits.
@@ -121,6 +124,7 @@ def materialise(
         return Made(step.table, refs)
     tables = {name: made.table for name, made in upstream.items()}
     worker = Worker(step.stage, step.table, tables, uuid.uuid4().hex[:12], runtime.max_attempts)
+    worker.sight = sight or worker.sight
     usage, store_bytes, noted = Usage(), least_store_bytes(), False
     remembered = time.monotonic()
 

@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mer_ray.data.rows import RowRef
 from mer_ray.errors import CorruptPartError, MachineFault, MaterialiseError, MerRayError, machine_fault
 from mer_ray.runtime.batches import Batch, Work, batch_of
+from mer_ray.runtime.memory import memory_kill
 from mer_ray.runtime.worker import Worker
 from mer_ray.stages.base import Resources
 
@@ -258,6 +259,8 @@ class _Actor:
         if ray.is_initialized():
             self.worker.node = ray.get_runtime_context().get_node_id()
             self.worker.living = _living_nodes
+            self.worker.attempts.process = ray.get_runtime_context().get_worker_id()
+            self.worker.attempts.memory_kill = memory_kill
         self.is_spent = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:

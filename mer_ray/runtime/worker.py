@@ -19,6 +19,7 @@ from mer_ray.data.table import Table
 from mer_ray.errors import ClipError, CorruptPartError, MachineFault, MerRayError, NoMemoryFault, Reason, machine_fault
 from mer_ray.runtime.attempts import Attempts
 from mer_ray.runtime.batches import Batch
+from mer_ray.runtime.sight import Sight
 from mer_ray.stages.base import Stage, as_struct, failed
 from mer_ray.stages.isolate import dead_device
 from mer_ray.stages.limit import time_limit
@@ -52,10 +53,12 @@ class Worker:
     Attributes:
         node: the node that this is on; empty where nobody asks.
         living: gives the nodes that are there; None where all are.
+        sight: what it must see before its first batch.
     """
 
     node: str = ""
     living: Callable[[], Collection[str]] | None = None
+    sight: Sight = Sight()
 
     def __init__(
         self, stage: Stage, table: Table, upstream: Mapping[str, Table], session: str, max_attempts: int
@@ -69,8 +72,13 @@ class Worker:
         self._faults = 0
 
     def setup(self) -> None:
-        """Set the stage up, unless that is done."""
+        """Set the stage up, unless that is done.
+
+        Raises:
+            MachineFault: this node, which may have come since the others were asked, does not see what it works with.
+        """
         if not self._is_set_up:
+            self.sight.look(self.stage.name)
             with self.attempts.loading():
                 self.stage.setup()
             self._is_set_up = True

@@ -64,6 +64,7 @@ class Stage(ABC):
         name: the step's name, also of its table.
         version: raised when the same input would give another row.
         reads: what the input rows carry, in this order: names of upstream tables, or ``clip`` for the manifest's row.
+        opens_media: whether it opens the files that a clip names.
         resources: see ``Resources``.
 
     A stage is pickled to its workers before ``setup``; it holds configuration until then, and models after.
@@ -72,6 +73,7 @@ class Stage(ABC):
     name: str
     version: int
     reads: tuple[str, ...]
+    opens_media: bool = False
     resources: Resources
 
     @property

@@ -47,6 +47,7 @@ class DenoiseStage(Stage):
     name = "audio"
     version = 3
     reads = ("clip",)
+    opens_media = True
 
     def __init__(
         self, media: MediaConfig, denoise: DenoiseConfig, clip_seconds: float, noise: Noise | None = None

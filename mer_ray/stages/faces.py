@@ -53,6 +53,7 @@ class FacesStage(Stage):
     name = "faces"
     version = 2
     reads = ("clip",)
+    opens_media = True
 
     def __init__(self, media: MediaConfig, faces: FacesConfig, clip_seconds: float) -> None:
         self.media = media

@@ -102,9 +102,12 @@ def behind(proxy, store) -> Store:
     return Store(store.root)
 
 
-def free_ports() -> int:
-    """A port that is free with the three above it."""
-    for port in range(18100, 19000, 10):
+def free_ports(first: int = 18100) -> int:
+    """A port from ``first`` on that is free with the three above it; Ray's head wants one above those of its workers.
+
+    These are 10002 to 19999.
+    """
+    for port in range(first, first + 900, 10):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for wanted in range(port, port + 4):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", wanted))

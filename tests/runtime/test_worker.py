@@ -6,7 +6,7 @@ from made_stages import DoubleStage, LengthStage
 from mer_ray.data.storage import Store
 from mer_ray.data.table import Table, row_key
 from mer_ray.errors import MachineFault, NoMemoryFault
-from mer_ray.runtime.attempts import Attempts
+from mer_ray.runtime.attempts import Attempts, MemoryKill
 from mer_ray.runtime.batches import Batch
 from mer_ray.runtime.worker import Worker
 
@@ -134,6 +134,35 @@ def test_deaths_on_a_node_that_is_gone_are_not_the_batch_s(made):
     worker.living = lambda: {"here", "new"}
     worker.run(batch)
     assert read(table, batch)["a"]["letters"] == 1
+
+
+def test_of_processes_ended_for_memory_only_the_one_that_grew_and_had_most_counts(made):
+    _, table, worker = made
+    batch = batch_of(a="x")
+    kills = {"grew": MemoryKill(9e12, True), "large": MemoryKill(1.0, True), "small": MemoryKill(9e12, False)}
+    attempts = Attempts(table.store, "session")
+    attempts.memory_kill = kills.get
+    for attempts.process in ("large", "small", "large", "small"):
+        attempts.begin(batch.name, 60.0)
+    assert attempts.deaths(batch.name).count == 0
+    for attempts.process in ("grew", "crashed"):
+        attempts.begin(batch.name, 60.0)
+    assert (attempts.deaths(batch.name).count, attempts.deaths(batch.name).reason) == (2, "out_of_memory")
+    worker.attempts.memory_kill = kills.get
+    worker.run(batch)
+    assert read(table, batch)["a"]["error"] == "out_of_memory"
+
+
+def test_a_batch_that_is_ended_again_and_again_for_what_others_take_is_the_machine_s_fault(made):
+    _, table, worker = made
+    batch = batch_of(a="x")
+    worker.attempts.memory_kill = lambda process: MemoryKill(1.0, is_largest=False)
+    worker.attempts.process = "small"
+    for _ in range(17):
+        worker.attempts.begin(batch.name, 60.0)
+    with pytest.raises(MachineFault, match=r"short of memory .* 17 times.*memory_bytes"):
+        worker.run(batch)
+    assert table.index(dict(zip(batch.clip_ids, batch.keys, strict=True))) == {}
 
 
 def test_a_batch_with_too_many_deaths_is_halved_down_to_the_killer(made, tmp_path):
