@@ -85,6 +85,8 @@ def test_every_file_becomes_a_row_or_a_reason_in_the_stages(corpus, monkeypatch)
         stage.setup()
         rows[step] = stage.process(stage.prepare(batch)).to_pylist()
     assert unexpected(cases, rows) == {}
+    few = FacesStage(MEDIA, FacesConfig(fps=3), 60.0)  # so few that frames are skipped in films of 10 a second
+    assert unexpected(cases, {"faces": few.process(few.prepare(batch)).to_pylist()}) == {}
     assert decoder(MEDIA).pid == pid, "a file broke its decoder"
     assert sorted(os.listdir(folder)) == ["root", "secret.ts"]
 

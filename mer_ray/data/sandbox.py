@@ -20,8 +20,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_ray.data.containers import Limits, decode_audio, decode_frames, opened
+from mer_ray.data.containers import Limits, opened
+from mer_ray.data.frames import read_frames
 from mer_ray.data.opening import open_beneath
+from mer_ray.data.streams import decode_audio
 from mer_ray.errors import ClipError, NoMemoryFault, Reason, machine_fault
 
 _LENGTH = struct.Struct("<I")
@@ -97,14 +99,15 @@ def main() -> None:
 
 def _answer(request: dict[str, Any]) -> Answer:
     limits = Limits(**request["limits"])
-    with open_beneath(request["path"], request["root"]) as file, opened(file, limits) as (container, probe):
-        if request["kind"] == "probe":
-            return asdict(probe), []
-        if request["kind"] == "audio":
+    with open_beneath(request["path"], request["root"]) as file:
+        if request["kind"] == "frames":
+            found = read_frames(file, limits, request["fps"], request["max_frames"])
+            return (None, []) if found is None else ({}, list(found))
+        with opened(file, limits) as (container, probe):
+            if request["kind"] == "probe":
+                return asdict(probe), []
             samples = decode_audio(container, limits)
             return (None, []) if samples is None else ({}, [samples])
-        found = decode_frames(container, limits, request["fps"], request["max_frames"])
-        return (None, []) if found is None else ({}, list(found))
 
 
 def _why_not(error: Exception) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class FacesStage(Stage):
     """
 
     name = "faces"
-    version = 2
+    version = 3
     reads = ("clip",)
 
     def __init__(self, media: MediaConfig, faces: FacesConfig, clip_seconds: float) -> None:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from media_samples import drawing, voice, write_media
 
-from mer_ray.data import containers
-from mer_ray.data.containers import Limits, decode_frames, opened, sniff
+from mer_ray.data import frames, streams
+from mer_ray.data.containers import Limits, opened, sniff
+from mer_ray.data.frames import decode_frames
 from mer_ray.errors import ClipError, Reason
 
 LIMITS = Limits(max_seconds=10.0, max_pixels=10**6, max_frames_per_second=60.0)
@@ -95,10 +96,11 @@ def test_limits_hold_before_anything_is_decoded(media, name, monkeypatch):
     refused = {Reason.TOO_LONG: Limits(1.5, 10**6, 60.0)}
     if name != "aiff":
         refused |= {Reason.TOO_LARGE: Limits(10.0, 63 * 48, 60.0), Reason.TOO_FAST: Limits(10.0, 10**6, 24.0)}
-    monkeypatch.setattr(containers, "_decoded", None)
+    for module in (frames, streams):
+        monkeypatch.setattr(module, "decoded", None)
     for reason, limits in refused.items():
-        with pytest.raises(ClipError) as caught, opened(io.BytesIO(media[name]), limits):
-            pass
+        with pytest.raises(ClipError) as caught:
+            frames.read_frames(io.BytesIO(media[name]), limits, fps=5, max_frames=100)
         assert caught.value.reason is reason
 
 

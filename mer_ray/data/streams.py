@@ -1,0 +1,122 @@
+"""The sound of an opened media file, and how any of its streams is decoded: see ``data.frames`` for its pictures.
+
+Imports numpy and PyAV alone, so that the sandbox's child starts quickly.
+
+Shapes: S samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from mer_ray.data.containers import Limits, first_decodable
+from mer_ray.errors import ClipError, Reason
+from mer_ray.types import SAMPLE_RATE_HZ
+
+F = TypeVar("F", AudioFrame, VideoFrame)
+
+MIN_SECONDS = 0.2
+"""A damaged file is kept as far as it goes if that is at least this long."""
+
+SLACK_SECONDS = 1.0
+"""By how much a stream may outlast its limit while it is decoded."""
+
+_MAX_SAMPLE_RATE_HZ = 1_000_000  # no recorder comes near; to resample from a rate that a header made up takes minutes
+_MIX = {"rematrix_maxval": "1.0"}  # the mean of the channels: for float samples FFmpeg would amplify them by 1.4
+
+
+def decode_audio(container: InputContainer, limits: Limits) -> NDArray[np.float32] | None:
+    """The first audio track with a decoder, float32 (S,), mono 16 kHz in [-1, 1]; None when there is none.
+
+    Raises:
+        ClipError: ``unreadable``, ``too_short``, ``too_long``, ``too_fast``, ``not_finite``.
+    """
+    stream = first_decodable(container.streams.audio)
+    if stream is None:
+        return None
+    if stream.codec_context is None:
+        raise ClipError(Reason.UNREADABLE, "no decoder for the audio track")
+    damage: list[Exception] = []
+    chunks: list[NDArray[np.float32]] = []
+    room = int((limits.max_seconds + SLACK_SECONDS) * SAMPLE_RATE_HZ)
+    for chunk in _resampled(decoded(container.demux(stream), stream, stream.decode, damage), damage):
+        chunks.append(chunk)
+        room -= len(chunk)
+        if room < 0:
+            raise ClipError(Reason.TOO_LONG, f"the audio track outlasts {limits.max_seconds:g} s")
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    check_length(len(samples) / SAMPLE_RATE_HZ, damage, "audio track")
+    if not np.isfinite(samples).all():
+        raise ClipError(Reason.NOT_FINITE, "the audio track holds NaN or infinite samples")
+    return np.clip(samples, -1.0, 1.0)
+
+
+def check_length(seconds: float, damage: list[Exception], what: str) -> None:
+    """Whether enough of a stream was decoded.
+
+    Raises:
+        ClipError: ``unreadable``: it is damaged and ended early; ``too_short``: it is empty.
+    """
+    if damage and seconds < MIN_SECONDS:
+        raise ClipError(Reason.UNREADABLE, f"the {what} is damaged after {seconds:.2f} s: {damage[0]}")
+    if seconds == 0:
+        raise ClipError(Reason.TOO_SHORT, f"the {what} is empty")
+
+
+def decoded(
+    packets: Iterator[Packet[Any]],
+    stream: Stream,
+    decode: Callable[[Packet[Any] | None], list[F]],
+    damage: list[Exception],
+) -> Iterator[F]:
+    """The frames of a stream's packets.
+
+    A packet that cannot be decoded is passed over, the demuxer's error ends the stream; both go into ``damage``.
+    """
+    stream.codec_context.thread_count = 1
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            _note(error, damage)
+            return
+        if packet is None:
+            return
+        try:
+            frames = decode(packet)
+        except av.FFmpegError as error:
+            _note(error, damage)
+            continue
+        yield from frames
+
+
+def _note(error: Exception, damage: list[Exception]) -> None:
+    if isinstance(error, MemoryError):
+        raise error
+    damage.append(error)
+
+
+def _resampled(frames: Iterator[AudioFrame], damage: list[Exception]) -> Iterator[NDArray[np.float32]]:
+    """Frames as mono float32 at 16 kHz, with one resampler for each layout that the stream takes on."""
+    for (_, _, rate), run in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        if rate > _MAX_SAMPLE_RATE_HZ:
+            raise ClipError(Reason.TOO_FAST, f"{rate} samples per second, the limit is {_MAX_SAMPLE_RATE_HZ}")
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ, options=_MIX)
+        for frame in itertools.chain(run, [None]):
+            try:
+                parts = resampler.resample(frame)
+            except av.FFmpegError as error:  # damaged frames can claim a layout that nothing mixes
+                _note(error, damage)
+                break
+            yield from (part.to_ndarray()[0] for part in parts if part is not None)
