@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from mer_ray.data.containers import Limits, check_pixels, opened, raise_too_fast, video_stream
-from mer_ray.data.streams import SLACK_SECONDS, check_length, decoded
+from mer_ray.data.containers import Limits, check_pixels, opened, raise_too_fast
+from mer_ray.data.streams import SLACK_SECONDS, Tracks, check_length, decoded
 from mer_ray.errors import ClipError, Reason
 
 MAX_SIDE = 640
@@ -48,31 +48,34 @@ def read_frames(file: BinaryIO, limits: Limits, fps: float, max_frames: int) -> 
     Raises:
         ClipError: what ``opened`` raises, or ``unreadable``, ``too_short``, ``too_long``, ``too_large``, ``too_fast``.
     """
-    try:
-        with opened(file, limits) as (container, _):
-            return decode_frames(container, limits, fps, max_frames, may_skip=True)
-    except TooFarApart:
-        with opened(file, limits) as (container, _):
-            return decode_frames(container, limits, fps, max_frames)
+    with suppress(TooFarApart), opened(file, limits) as (container, _):
+        return decode_frames(Tracks(container, video=True), limits, fps, max_frames, may_skip=True)
+    return read_every_frame(file, limits, fps, max_frames)
+
+
+def read_every_frame(file: BinaryIO, limits: Limits, fps: float, max_frames: int) -> Pictures | None:
+    """As ``read_frames``, but every frame is decoded."""
+    with opened(file, limits) as (container, _):
+        return decode_frames(Tracks(container, video=True), limits, fps, max_frames)
 
 
 def decode_frames(
-    container: InputContainer, limits: Limits, fps: float, max_frames: int, *, may_skip: bool = False
+    tracks: Tracks, limits: Limits, fps: float, max_frames: int, *, may_skip: bool = False
 ) -> Pictures | None:
-    """As ``read_frames``, of a container that nothing has been read from; every frame is decoded unless ``may_skip``.
+    """As ``read_frames``, of a file that is open; every frame is decoded unless ``may_skip``.
 
     Raises:
         ClipError: as there.
         TooFarApart: with ``may_skip``, where every frame must be decoded.
     """
-    stream = video_stream(container)
+    stream = tracks.video
     if stream is None:
         return None
     if stream.codec_context is None:
         raise ClipError(Reason.UNREADABLE, "no decoder for the video stream")
     stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
     keep = _nearest if may_skip and _rate(stream) >= _SKIPS_FROM * fps else _first_due
-    kept = keep(container.demux(stream), stream, limits, _Wanted(fps, max_frames))
+    kept = keep(tracks.packets(stream), stream, limits, _Wanted(fps, max_frames))
     chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), max_frames)).round().astype(int))
     shape = kept[0][1].shape
     images = [kept[i][1] for i in chosen if kept[i][1].shape == shape]

@@ -8,19 +8,22 @@ Shapes: S samples.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from mer_ray.data.containers import Limits, first_decodable
+from mer_ray.data.containers import Limits, first_decodable, video_stream
 from mer_ray.errors import ClipError, Reason
 from mer_ray.types import SAMPLE_RATE_HZ
 
@@ -36,13 +39,60 @@ _MAX_SAMPLE_RATE_HZ = 1_000_000  # no recorder comes near; to resample from a ra
 _MIX = {"rematrix_maxval": "1.0"}  # the mean of the channels: for float samples FFmpeg would amplify them by 1.4
 
 
-def decode_audio(container: InputContainer, limits: Limits) -> NDArray[np.float32] | None:
+class Tracks:
+    """The audio track and the video stream of an opened container, which is read through once for both.
+
+    What comes before the other is asked for waits for it in memory, undecoded: ask for the video, then for the sound,
+    which takes less.
+
+    Args:
+        container: nothing has been read from it.
+        audio, video: whether they are wanted.
+    """
+
+    def __init__(self, container: InputContainer, *, audio: bool = False, video: bool = False) -> None:
+        self.audio: AudioStream | None = first_decodable(container.streams.audio) if audio else None
+        self.video: VideoStream | None = video_stream(container) if video else None
+        streams = [stream for stream in (self.audio, self.video) if stream and stream.codec_context]
+        self._packets = container.demux(streams)
+        self._waiting: dict[int, deque[Packet[Any]]] = {stream.index: deque() for stream in streams}
+        self._error: av.FFmpegError | None = None
+
+    def packets(self, stream: Stream) -> Iterator[Packet[Any]]:
+        """The packets of one of the two; those that are not asked for before this is closed are not kept.
+
+        Raises:
+            av.FFmpegError: the container cannot be read on, for neither of the two.
+        """
+        index = stream.index
+        waiting = self._waiting[index]
+        try:
+            while True:
+                while waiting:
+                    yield waiting.popleft()
+                if self._error:
+                    raise self._error
+                if (packet := self._next()) is None:
+                    return
+                self._waiting.get(packet.stream.index, deque(maxlen=0)).append(packet)
+        finally:
+            del self._waiting[index]
+
+    def _next(self) -> Packet[Any] | None:
+        try:
+            return next(self._packets, None)
+        except av.FFmpegError as error:
+            self._error = error
+            raise
+
+
+def decode_audio(tracks: Tracks, limits: Limits) -> NDArray[np.float32] | None:
     """The first audio track with a decoder, float32 (S,), mono 16 kHz in [-1, 1]; None when there is none.
 
     Raises:
         ClipError: ``unreadable``, ``too_short``, ``too_long``, ``too_fast``, ``not_finite``.
     """
-    stream = first_decodable(container.streams.audio)
+    stream = tracks.audio
     if stream is None:
         return None
     if stream.codec_context is None:
@@ -50,7 +100,7 @@ def decode_audio(container: InputContainer, limits: Limits) -> NDArray[np.float3
     damage: list[Exception] = []
     chunks: list[NDArray[np.float32]] = []
     room = int((limits.max_seconds + SLACK_SECONDS) * SAMPLE_RATE_HZ)
-    for chunk in _resampled(decoded(container.demux(stream), stream, stream.decode, damage), damage):
+    for chunk in _resampled(decoded(tracks.packets(stream), stream, stream.decode, damage), damage):
         chunks.append(chunk)
         room -= len(chunk)
         if room < 0:

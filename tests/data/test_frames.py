@@ -9,8 +9,8 @@ import pytest
 from media_samples import drawing, voice, write_media
 
 from mer_ray.data import frames
-from mer_ray.data.containers import Limits, opened
-from mer_ray.data.frames import decode_frames, read_frames
+from mer_ray.data.containers import Limits
+from mer_ray.data.frames import read_every_frame, read_frames
 
 LIMITS = Limits(max_seconds=60.0, max_pixels=10**7, max_frames_per_second=120.0)
 NO_PYRAMID = {"x264-params": "b-pyramid=0:b-adapt=0:bframes=3"}
@@ -39,8 +39,7 @@ def evenly(rate, seconds=2.0):
 
 def every_frame(file, fps=5.0, max_frames=150):
     """What is found when every frame is decoded."""
-    with opened(file, LIMITS) as (container, _):
-        return decode_frames(container, LIMITS, fps, max_frames)
+    return read_every_frame(file, LIMITS, fps, max_frames)
 
 
 @pytest.fixture
