@@ -74,7 +74,8 @@ class Tracks:
                     raise self._error
                 if (packet := self._next()) is None:
                     return
-                self._waiting.get(packet.stream.index, deque(maxlen=0)).append(packet)
+                if packet.stream.index in self._waiting:
+                    self._waiting[packet.stream.index].append(packet)
         finally:
             del self._waiting[index]
 
