@@ -78,7 +78,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE_SECONDS)
-        message, arrays = _told(functools.partial(_answer, request))
+        message, arrays = _told(functools.partial(answer, request))
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(answers, message, arrays)
 
@@ -106,7 +106,12 @@ def _told(act: Callable[[], Answer]) -> Message:
     return {"value": value}, arrays
 
 
-def _answer(request: dict[str, Any]) -> Answer:
+def answer(request: dict[str, Any]) -> Answer:
+    """Do what ``data.media`` asks for: what was found, or None, and the arrays that belong to it.
+
+    Raises:
+        ClipError, MemoryError, OSError, ValueError, av.FFmpegError: nothing can be told of the file.
+    """
     limits = Limits(**request["limits"])
     with open_beneath(request["path"], request["root"]) as file:
         if request["kind"] == "both":

@@ -97,7 +97,7 @@ def num_opened(monkeypatch):
 def asked(path, kind):
     limits = {"max_seconds": 60.0, "max_pixels": 10**7, "max_frames_per_second": 120.0}
     request = {"kind": kind, "fps": 5.0, "max_frames": 150, "path": str(path), "root": None, "limits": limits}
-    return sandbox._answer(request)
+    return sandbox.answer(request)
 
 
 def test_a_file_is_opened_once(files, num_opened):
