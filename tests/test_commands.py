@@ -79,6 +79,7 @@ ELSEWHERE = {
     f"{PYTHON} jobs/bench.py asr": f"{BENCHMARKS}asr.py::test_every_arm_is_trained_and_its_errors_are_counted",
     f"{PYTHON} jobs/bench.py tasks": f"{BENCHMARKS}tasks.py::test_it_trains_each_case_and_scores_new_speakers",
     f"{PYTHON} jobs/bench.py transcribe": f"{BENCHMARKS}transcribe.py::test_the_gate_keeps_words_out_of_noise",
+    f"{PYTHON} jobs/bench.py decode": f"{BENCHMARKS}decode.py::test_each_way_is_measured_on_the_same_clips",
     f"{PYTHON} jobs/bench.py busy": f"{BENCHMARKS}busy.py::test_actors_beside_decoding_tasks_are_measured",
     "make mine": "tests/test_commands.py::test_make_mine_runs_the_demo",
     "make test": HERE,

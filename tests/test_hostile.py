@@ -23,6 +23,7 @@ from mer_ray.errors import ClipError, Reason
 from mer_ray.stages.decode import decoder
 from mer_ray.stages.denoise import DenoiseStage
 from mer_ray.stages.faces import FacesStage
+from mer_ray.stages.visit import MediaVisit
 
 MEDIA = MediaConfig(max_seconds=60)
 ENCODERS = "encoders={loud: {plugin: logmel}, shape: {plugin: hog}}"
@@ -80,11 +81,16 @@ def test_every_file_becomes_a_row_or_a_reason_in_the_stages(corpus, monkeypatch)
         "faces": FacesStage(MEDIA, FacesConfig(), 60.0),
     }
     decoder(MEDIA).frames(f"{address}/ends_in_noise.mp4", 5, 5)
-    pid, rows = decoder(MEDIA).pid, {}
+    pid, made = decoder(MEDIA).pid, {}
     for step, stage in stages.items():
         stage.setup()
-        rows[step] = stage.process(stage.prepare(batch)).to_pylist()
-    assert unexpected(cases, rows) == {}
+        made[step] = stage.process(stage.prepare(batch))
+    assert unexpected(cases, {step: table.to_pylist() for step, table in made.items()}) == {}
+    visit = MediaVisit(**stages)
+    together = visit.process(visit.prepare(batch))
+    assert {step: table.equals(made[step]) for step, table in together.items()} == {"audio": True, "faces": True}
+    few = FacesStage(MEDIA, FacesConfig(fps=3), 60.0)  # so few that frames are skipped in films of 10 a second
+    assert unexpected(cases, {"faces": few.process(few.prepare(batch)).to_pylist()}) == {}
     assert decoder(MEDIA).pid == pid, "a file broke its decoder"
     assert sorted(os.listdir(folder)) == ["root", "secret.ts"]
 
@@ -127,8 +133,14 @@ def watched(log, path):
 
 
 def answers(decoder, path, root):
-    """What three questions about a file are answered by: whether there is something, or a reason."""
-    for ask in (decoder.probe, decoder.audio, lambda path, root: decoder.frames(path, 5, 20, root)):
+    """What four questions about a file are answered by: whether there is something, or a reason."""
+    asks = (
+        decoder.probe,
+        decoder.audio,
+        lambda path, root: decoder.frames(path, 5, 20, root),
+        lambda path, root: decoder.audio_and_frames(path, 5, 20, root),
+    )
+    for ask in asks:
         try:
             yield ask(path, root) is not None
         except ClipError as error:

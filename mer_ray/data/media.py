@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -36,7 +36,11 @@ _START_SECONDS = 120.0  # to start the child on a machine that is busy
 _TRIES = 2  # a child may also be slow or die for its neighbours' sins, so the clip is tried once more
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else: no decoder ends so by itself
 _EXIT_SECONDS = 5.0
+_OF_THE_CHILD = frozenset({Reason.TIMEOUT, Reason.CRASHED, Reason.OUT_OF_MEMORY})  # of all that it was asked for
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")  # no credentials reach the child
+
+Message = tuple[dict[str, Any], list[NDArray[Any]]]
+Answer = tuple[dict[str, Any] | None, list[NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Decoder:
     Addresses are local paths or ``s3://``. A local file that lies outside ``root`` when it is opened is refused; None
     admits it anywhere. Usable from several threads, one clip at a time. Pickles as its limits.
 
-    Raises (``probe``, ``audio``, ``frames``):
+    Raises (``probe``, ``audio``, ``frames``, ``audio_and_frames``):
         ClipError: the clip cannot be decoded; ``errors.Reason`` from ``missing_file`` to ``not_finite``.
         MachineFault: the clip is not to blame: the bucket or disk cannot be read, or the child does not start or was
             killed by somebody else.
@@ -80,13 +84,29 @@ class Decoder:
 
     def audio(self, uri: str, root: str | None = None) -> NDArray[np.float32] | None:
         """The audio track, float32 (S,), mono 16 kHz in [-1, 1]; None when the file has none."""
-        value, arrays = self._ask(uri, root, {"kind": "audio"})
-        return None if value is None else arrays[0]
+        return _samples(*self._ask(uri, root, {"kind": "audio"}))
 
     def frames(self, uri: str, fps: float, max_frames: int, root: str | None = None) -> Frames | None:
         """About ``fps`` frames a second, at most ``max_frames``, sides up to 640 pixels; None without video."""
-        value, arrays = self._ask(uri, root, {"kind": "frames", "fps": fps, "max_frames": max_frames})
-        return None if value is None else Frames(*arrays)
+        return _frames(*self._ask(uri, root, {"kind": "frames", "fps": fps, "max_frames": max_frames}))
+
+    def audio_and_frames(
+        self, uri: str, fps: float, max_frames: int, root: str | None = None
+    ) -> tuple[NDArray[np.float32] | ClipError | None, Frames | ClipError | None]:
+        """What ``audio`` and ``frames`` return, of a file that is fetched, opened and read once.
+
+        What is wrong with one of the two stands in its place; what is wrong with the whole file is raised. Where the
+        child is too slow, dies or lacks memory over both, each is asked for alone, so that the other is not blamed.
+        """
+        pictures = {"fps": fps, "max_frames": max_frames}
+        with self._file(uri, root) as file:
+            parts = self._parts(uri, {**file, "kind": "both", **pictures})
+            heard = self._part(uri, parts, {**file, "kind": "audio"})
+            seen = self._part(uri, parts, {**file, "kind": "frames", **pictures})
+        return (
+            heard if isinstance(heard, ClipError) else _samples(*heard),
+            seen if isinstance(seen, ClipError) else _frames(*seen),
+        )
 
     @property
     def pid(self) -> int | None:
@@ -100,28 +120,58 @@ class Decoder:
             self._child.communicate()
             self._child = None
 
-    def _ask(
-        self, uri: str, root: str | None, request: dict[str, Any]
-    ) -> tuple[dict[str, Any] | None, list[NDArray[Any]]]:
+    def _ask(self, uri: str, root: str | None, request: dict[str, Any]) -> Answer:
+        with self._file(uri, root) as file:
+            return self._answer(uri, {**file, **request})
+
+    @contextmanager
+    def _file(self, uri: str, root: str | None) -> Iterator[dict[str, Any]]:
+        """What every question about a file says, while it is here and this thread has the child."""
         limits = Limits(self.media.max_seconds, self.media.max_pixels, self.media.max_frames_per_second)
         with self._lock, local_copy(uri, self.media.max_bytes) as path:
-            full = {**request, "path": path, "root": root if path == uri else None, "limits": asdict(limits)}
-            full["seconds"] = self.media.decode_seconds
-            for attempt in range(1, _TRIES + 1):
-                try:
-                    message, arrays = self._exchange(full)
-                    break
-                except (ClipError, MachineFault):
-                    if attempt == _TRIES:
-                        raise
-        if "fault" in message:
-            raise MachineFault(f"{uri}: {message['fault']}")
-        if "error" in message:
-            reason, detail = message["error"]
-            raise ClipError(Reason(reason), detail)
-        return message["value"], arrays
+            yield {
+                "path": path,
+                "root": root if path == uri else None,
+                "limits": asdict(limits),
+                "seconds": self.media.decode_seconds,
+            }
 
-    def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    def _answer(self, uri: str, request: dict[str, Any], tries: int = _TRIES) -> Answer:
+        for attempt in range(1, tries + 1):
+            try:
+                message, arrays = self._exchange(request)
+                break
+            except (ClipError, MachineFault):
+                if attempt == tries:
+                    raise
+        return _value(uri, message), arrays
+
+    def _part(self, uri: str, parts: Mapping[str, Message], request: dict[str, Any]) -> Answer | ClipError:
+        """One of the parts, or the answer to a request for it alone."""
+        try:
+            if request["kind"] in parts:
+                message, arrays = parts[request["kind"]]
+                return _value(uri, message), arrays
+            return self._answer(uri, request)
+        except ClipError as error:
+            return error
+
+    def _parts(self, uri: str, request: dict[str, Any]) -> dict[str, Message]:
+        """The message and the arrays about sound and about frames; of what must be asked for alone there is none."""
+        try:
+            told, arrays = self._answer(uri, request, tries=1)
+        except (ClipError, MachineFault) as error:
+            if isinstance(error, ClipError) and error.reason not in _OF_THE_CHILD:
+                raise
+            return {}
+        parts = {}
+        for kind, message in (told or {}).items():
+            own, arrays = arrays[: message["num_arrays"]], arrays[message["num_arrays"] :]
+            if message.get("error", [None])[0] not in _OF_THE_CHILD:
+                parts[kind] = message, own
+        return parts
+
+    def _exchange(self, request: dict[str, Any]) -> Message:
         """One question and its answer; a child that is too slow is killed, and one that died is gone after this."""
         child = self._child if self.pid is not None else None
         if child is None:
@@ -140,9 +190,7 @@ class Decoder:
             raise MachineFault(f"the decoder's process does not start: {error}") from error
         return self._child
 
-    def _timed(
-        self, child: subprocess.Popen[bytes], request: dict[str, Any] | None, seconds: float
-    ) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    def _timed(self, child: subprocess.Popen[bytes], request: dict[str, Any] | None, seconds: float) -> Message:
         late = threading.Event()
 
         def end() -> None:
@@ -169,6 +217,29 @@ class Decoder:
             raise ClipError(Reason.CRASHED, f"the decoder's process died ({code}): {error}") from error
         finally:
             timer.cancel()
+
+
+def _value(uri: str, message: dict[str, Any]) -> dict[str, Any] | None:
+    """What the child found.
+
+    Raises:
+        ClipError, MachineFault: why it found nothing.
+    """
+    if "fault" in message:
+        raise MachineFault(f"{uri}: {message['fault']}")
+    if "error" in message:
+        reason, detail = message["error"]
+        raise ClipError(Reason(reason), detail)
+    value: dict[str, Any] | None = message["value"]
+    return value
+
+
+def _samples(value: dict[str, Any] | None, arrays: list[NDArray[Any]]) -> NDArray[np.float32] | None:
+    return None if value is None else arrays[0]
+
+
+def _frames(value: dict[str, Any] | None, arrays: list[NDArray[Any]]) -> Frames | None:
+    return None if value is None else Frames(*arrays)
 
 
 @contextmanager

@@ -7,27 +7,33 @@ Nothing is pickled: a decoder taken over by a hostile file can answer nonsense, 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_ray.data.containers import Limits, decode_audio, decode_frames, opened
+from mer_ray.data.containers import Limits, opened
+from mer_ray.data.frames import Pictures, TooFarApart, decode_frames, read_every_frame, read_frames
 from mer_ray.data.opening import open_beneath
+from mer_ray.data.streams import Tracks, decode_audio
 from mer_ray.errors import ClipError, NoMemoryFault, Reason, machine_fault
 
 _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE_BYTES = 2**20
 _GRACE_SECONDS = 10.0  # the worker ends a slow child; this ends one whose worker is gone
 
+Message = tuple[dict[str, Any], list[NDArray[Any]]]
 Answer = tuple[dict[str, Any] | None, list[NDArray[Any]]]
 
 
@@ -72,13 +78,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE_SECONDS)
-        try:
-            value, arrays = _answer(request)
-            message: dict[str, Any] = {"value": value}
-        except ClipError as error:
-            message, arrays = {"error": [error.reason, error.detail]}, []
-        except (MemoryError, OSError, ValueError, av.FFmpegError) as error:
-            message, arrays = _why_not(error), []
+        message, arrays = _told(functools.partial(answer, request))
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(answers, message, arrays)
 
@@ -95,16 +95,55 @@ def main() -> None:
     serve(sys.stdin.buffer, answers)
 
 
-def _answer(request: dict[str, Any]) -> Answer:
+def _told(act: Callable[[], Answer]) -> Message:
+    """What ``act`` returns, or why it could not."""
+    try:
+        value, arrays = act()
+    except ClipError as error:
+        return {"error": [error.reason, error.detail]}, []
+    except (MemoryError, OSError, ValueError, av.FFmpegError) as error:
+        return _why_not(error), []
+    return {"value": value}, arrays
+
+
+def answer(request: dict[str, Any]) -> Answer:
+    """Do what ``data.media`` asks for: what was found, or None, and the arrays that belong to it.
+
+    Raises:
+        ClipError, MemoryError, OSError, ValueError, av.FFmpegError: nothing can be told of the file.
+    """
     limits = Limits(**request["limits"])
-    with open_beneath(request["path"], request["root"]) as file, opened(file, limits) as (container, probe):
-        if request["kind"] == "probe":
-            return asdict(probe), []
-        if request["kind"] == "audio":
-            samples = decode_audio(container, limits)
-            return (None, []) if samples is None else ({}, [samples])
-        found = decode_frames(container, limits, request["fps"], request["max_frames"])
-        return (None, []) if found is None else ({}, list(found))
+    with open_beneath(request["path"], request["root"]) as file:
+        if request["kind"] == "both":
+            return _both(file, limits, request["fps"], request["max_frames"])
+        if request["kind"] == "frames":
+            return _pictures(read_frames(file, limits, request["fps"], request["max_frames"]))
+        with opened(file, limits) as (container, probe):
+            if request["kind"] == "probe":
+                return asdict(probe), []
+            return _sound(decode_audio(Tracks(container, audio=True), limits))
+
+
+def _both(file: BinaryIO, limits: Limits, fps: float, max_frames: int) -> Answer:
+    """The answers about frames and about sound, each with the number of its arrays, of a file that is read once."""
+    with opened(file, limits) as (container, _):
+        tracks, seen = Tracks(container, audio=True, video=True), None
+        with suppress(TooFarApart):
+            seen = _told(lambda: _pictures(decode_frames(tracks, limits, fps, max_frames, may_skip=True)))
+        heard = _told(lambda: _sound(decode_audio(tracks, limits)))
+    if seen is None:
+        seen = _told(lambda: _pictures(read_every_frame(file, limits, fps, max_frames)))
+    parts = {"audio": heard, "frames": seen}
+    value = {name: {**message, "num_arrays": len(arrays)} for name, (message, arrays) in parts.items()}
+    return value, [*heard[1], *seen[1]]
+
+
+def _sound(samples: NDArray[np.float32] | None) -> Answer:
+    return (None, []) if samples is None else ({}, [samples])
+
+
+def _pictures(found: Pictures | None) -> Answer:
+    return (None, []) if found is None else ({}, list(found))
 
 
 def _why_not(error: Exception) -> dict[str, Any]:

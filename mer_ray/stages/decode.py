@@ -43,10 +43,7 @@ def clip_audio(clip: Mapping[str, Any], media: MediaConfig) -> NDArray[np.float3
     if not uri:
         return None
     with reading(clip, uri):
-        samples = decoder(media).audio(uri, clip.get("media_root"))
-    if samples is None or not is_audible(samples):
-        return None
-    return samples
+        return audible(decoder(media).audio(uri, clip.get("media_root")))
 
 
 @contextmanager
@@ -67,6 +64,8 @@ def reading(clip: Mapping[str, Any], uri: str) -> Iterator[None]:
         raise
 
 
-def is_audible(samples: NDArray[np.float32]) -> bool:
-    """Whether a waveform is long enough and not digital silence."""
-    return len(samples) >= MIN_AUDIO_SECONDS * SAMPLE_RATE_HZ and bool(np.abs(samples).max() >= _SILENCE)
+def audible(samples: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """A waveform, float32 (S,), or None where it is too short, digital silence, or not there."""
+    if samples is None or len(samples) < MIN_AUDIO_SECONDS * SAMPLE_RATE_HZ or np.abs(samples).max() < _SILENCE:
+        return None
+    return samples

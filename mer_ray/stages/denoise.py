@@ -21,7 +21,7 @@ from mer_ray.speech.snr import estimate_snr_db
 from mer_ray.stages.base import Resources, Stage, absent, failed
 from mer_ray.stages.decode import clip_audio
 from mer_ray.stages.hearing import TRANSCRIPT, Hearing, to_column
-from mer_ray.stages.inputs import as_prepared, read_prepared
+from mer_ray.stages.inputs import as_prepared, as_sound, read_prepared
 from mer_ray.stages.isolate import attempt, isolate
 from mer_ray.stages.limit import one_by_one
 from mer_ray.stages.plugins import build, plugin_spec
@@ -119,14 +119,15 @@ class DenoiseStage(Stage):
 
     def prepare(self, batch: pa.Table) -> pa.Table:
         """Decode the media, so that ``process`` has the models' work alone."""
-        made: list[dict[str, Any] | ClipError | None] = []
-        for clip in one_by_one(batch.column("clip").to_pylist()):
-            sound = attempt(self._sound, clip)
-            made.append({"audio": sound.tobytes()} if isinstance(sound, np.ndarray) else sound)
-        return pa.table({"clip_id": batch.column("clip_id"), "prepared": as_prepared(made)})
+        sounds = [as_sound(attempt(self.sound, clip)) for clip in one_by_one(batch.column("clip").to_pylist())]
+        return pa.table({"clip_id": batch.column("clip_id"), "prepared": as_prepared(sounds)})
 
-    def _sound(self, clip: Mapping[str, Any]) -> NDArray[np.float32] | None:
-        samples = clip_audio(clip, self.media)
+    def sound(self, clip: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        """What ``prepare`` decodes of a clip; raises and returns as ``decode.clip_audio``."""
+        return self.in_noise(clip, clip_audio(clip, self.media))
+
+    def in_noise(self, clip: Mapping[str, Any], samples: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """The sound of a clip, float32 (S,), with the noise that it is to be heard in."""
         return samples if samples is None or self.noise is None else self.noise.added(samples, clip["clip_id"])
 
     def process(self, batch: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mer_ray import registry
 from mer_ray.config import FacesConfig, MediaConfig
 from mer_ray.data import arrays
-from mer_ray.data.media import encode_jpeg, local_copy
+from mer_ray.data.media import Frames, encode_jpeg, local_copy
 from mer_ray.data.opening import open_beneath
 from mer_ray.detectors.base import Detector
 from mer_ray.errors import ClipError, Reason, machine_fault
@@ -33,7 +33,9 @@ _MAX_READY_SIDE = 1024
 
 
 @dataclass(frozen=True)
-class _Faces:
+class Faces:
+    """The crops of one face, RGB uint8 (size, size, 3) each, their times, float32 (F,), and boxes, float32 (F, 4)."""
+
     crops: list[NDArray[np.uint8]]
     times: NDArray[np.float32]
     boxes: NDArray[np.float32] | None
@@ -51,7 +53,7 @@ class FacesStage(Stage):
     """
 
     name = "faces"
-    version = 2
+    version = 3
     reads = ("clip",)
     opens_media = True
 
@@ -89,13 +91,16 @@ class FacesStage(Stage):
 
     def process(self, batch: pa.Table) -> pa.Table:
         """See the base class."""
-        rows = []
-        for clip in one_by_one(batch.column("clip").to_pylist()):
-            found = attempt(self._find, clip)
-            rows.append(self._row(clip["clip_id"], found))
-        return self.rows_to_table(rows)
+        clips = one_by_one(batch.column("clip").to_pylist())
+        return self.rows_to_table([self.row(clip["clip_id"], attempt(self.find, clip)) for clip in clips])
 
-    def _find(self, clip: Mapping[str, Any]) -> _Faces | None:
+    def find(self, clip: Mapping[str, Any]) -> Faces | None:
+        """The main face of a clip, or its ready one; None where it has neither.
+
+        Raises:
+            ClipError: the file cannot be read or decoded.
+            MachineFault: see ``decode.reading``.
+        """
         uri, root = clip["faces"] or clip["video"], clip.get("media_root")
         if not uri:
             return None
@@ -103,6 +108,10 @@ class FacesStage(Stage):
             if clip["faces"]:
                 return self._ready(uri, root)
             frames = decoder(self.media).frames(uri, self.faces.fps, self.faces.max_frames, root)
+        return self.search(frames)
+
+    def search(self, frames: Frames | None) -> Faces | None:
+        """The main face of a clip's frames; None where there are none, or no face in them."""
         if frames is None:
             return None
         gap = round(_MAX_GAP_SECONDS * self.faces.fps)
@@ -113,9 +122,9 @@ class FacesStage(Stage):
             crop(frames.images[i], box, _MARGIN, self.faces.size)
             for i, box in zip(track.frames, track.boxes, strict=True)
         ]
-        return _Faces(crops, frames.times[track.frames], track.boxes)
+        return Faces(crops, frames.times[track.frames], track.boxes)
 
-    def _ready(self, uri: str, root: str | None) -> _Faces:
+    def _ready(self, uri: str, root: str | None) -> Faces:
         """Face arrays as MERTools writes them, as they are but for size and colour order."""
         with local_copy(uri, self.media.max_bytes) as path, open_beneath(path, root if path == uri else None) as file:
             faces_THWC = _load_array(file)
@@ -123,9 +132,10 @@ class FacesStage(Stage):
             np.linspace(0, len(faces_THWC) - 1, min(len(faces_THWC), self.faces.max_frames)).round().astype(int)
         )
         crops = [resized(np.ascontiguousarray(faces_THWC[i][..., ::-1]), self.faces.size) for i in chosen]
-        return _Faces(crops, (chosen / READY_FPS).astype(np.float32), None)
+        return Faces(crops, (chosen / READY_FPS).astype(np.float32), None)
 
-    def _row(self, clip_id: str, found: _Faces | ClipError | None) -> dict[str, Any]:
+    def row(self, clip_id: str, found: Faces | ClipError | None) -> dict[str, Any]:
+        """The row of a clip, from what was found of it, or why nothing could be."""
         if isinstance(found, ClipError):
             return failed(clip_id, found)
         if found is None:

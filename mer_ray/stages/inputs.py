@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mer_ray.data.media import decode_flac, decode_jpeg
 from mer_ray.encoders.base import ClipInput
@@ -62,6 +63,11 @@ def as_prepared(made: Sequence[Mapping[str, Any] | ClipError | None]) -> pa.Arra
     """The column ``prepared``: of each clip what was decoded, as bytes; why it could not be; or None for nothing."""
     rows = [{"reason": one.reason, "detail": one.detail} if isinstance(one, ClipError) else one for one in made]
     return pa.array(rows, _PREPARED)
+
+
+def as_sound(sound: NDArray[np.float32] | ClipError | None) -> Mapping[str, Any] | ClipError | None:
+    """A waveform, float32 (S,), as ``as_prepared`` takes it."""
+    return {"audio": sound.tobytes()} if isinstance(sound, np.ndarray) else sound
 
 
 def sound_of(row: Mapping[str, Any], hears: Literal["original", "chosen"]) -> bytes:

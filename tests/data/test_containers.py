@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from media_samples import drawing, voice, write_media
 
-from mer_ray.data import containers
-from mer_ray.data.containers import Limits, decode_frames, opened, sniff
+from mer_ray.data import frames, streams
+from mer_ray.data.containers import Limits, opened, sniff
+from mer_ray.data.frames import decode_frames
+from mer_ray.data.streams import Tracks
 from mer_ray.errors import ClipError, Reason
 
 LIMITS = Limits(max_seconds=10.0, max_pixels=10**6, max_frames_per_second=60.0)
@@ -95,10 +97,11 @@ def test_limits_hold_before_anything_is_decoded(media, name, monkeypatch):
     refused = {Reason.TOO_LONG: Limits(1.5, 10**6, 60.0)}
     if name != "aiff":
         refused |= {Reason.TOO_LARGE: Limits(10.0, 63 * 48, 60.0), Reason.TOO_FAST: Limits(10.0, 10**6, 24.0)}
-    monkeypatch.setattr(containers, "_decoded", None)
+    for module in (frames, streams):
+        monkeypatch.setattr(module, "decoded", None)
     for reason, limits in refused.items():
-        with pytest.raises(ClipError) as caught, opened(io.BytesIO(media[name]), limits):
-            pass
+        with pytest.raises(ClipError) as caught:
+            frames.read_frames(io.BytesIO(media[name]), limits, fps=5, max_frames=100)
         assert caught.value.reason is reason
 
 
@@ -108,12 +111,12 @@ def test_files_joined_end_to_end_go_on_where_the_clock_is_set_back(media, name):
     joined = media[name] * 3
     with opened(io.BytesIO(joined), LIMITS) as (container, probe):
         assert probe.seconds < 2.5
-        images, times = decode_frames(container, LIMITS, fps=5, max_frames=100)
+        images, times = decode_frames(Tracks(container, video=True), LIMITS, fps=5, max_frames=100)
     assert len(images) == 30
     np.testing.assert_allclose(times, np.arange(30) / 5, atol=0.05)
     short = Limits(3.0, 10**6, 60.0)
     with opened(io.BytesIO(joined), short) as (container, _), pytest.raises(ClipError) as caught:
-        decode_frames(container, short, fps=5, max_frames=100)
+        decode_frames(Tracks(container, video=True), short, fps=5, max_frames=100)
     assert caught.value.reason is Reason.TOO_LONG
 
 
@@ -125,7 +128,7 @@ def test_frames_without_a_time_follow_the_one_before(tmp_path):
     assert None in times
     assert times[0]
     with path.open("rb") as file, opened(file, LIMITS) as (container, _):
-        found = decode_frames(container, LIMITS, fps=25, max_frames=100)
+        found = decode_frames(Tracks(container, video=True), LIMITS, fps=25, max_frames=100)
     np.testing.assert_allclose(found[1], np.arange(50) / 25, atol=1e-3)
 
 
@@ -146,10 +149,10 @@ def test_the_first_stream_with_a_decoder_is_taken(tmp_path):
     with opened(io.BytesIO(data), LIMITS) as (container, probe):
         assert [bool(stream.codec_context) for stream in container.streams.video] == [False, True]
         assert probe.width == 64
-        assert len(decode_frames(container, LIMITS, 5, 10)[0]) == 5
+        assert len(decode_frames(Tracks(container, video=True), LIMITS, 5, 10)[0]) == 5
     data = data.replace(b"avc1", b"xxx1")
     with opened(io.BytesIO(data), LIMITS) as (container, probe):
         assert probe.has_video
         with pytest.raises(ClipError, match="no decoder") as caught:
-            decode_frames(container, LIMITS, 5, 10)
+            decode_frames(Tracks(container, video=True), LIMITS, 5, 10)
     assert caught.value.reason is Reason.UNREADABLE
