@@ -44,4 +44,4 @@ def stream(worker, work, batches, stall_seconds, avoided, together):
     all_batches = work.batches()
     for number, faults in batches.items():
         outcome = worker.run(all_batches[number], faults=faults)
-        yield Done(number, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)
+        yield Done(number, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes, beside=outcome.beside)

@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -19,12 +20,17 @@ from mer_ray.data.features import Feature, FeatureSet
 from mer_ray.data.room import Room
 from mer_ray.errors import CorruptPartError, Reason
 from mer_ray.pipelines import source
+from mer_ray.pipelines.planning import AUDIO, FACES
 from mer_ray.runtime import nodes
-from mer_ray.runtime.console import step_line
+from mer_ray.runtime.console import StepLine, step_line
 from mer_ray.runtime.journal import Journal
 from mer_ray.runtime.materialise import Made, Progress, Step, materialise
 from mer_ray.runtime.sight import Sight
 from mer_ray.runtime.stream import Fault
+from mer_ray.runtime.visit import Visited, visit
+from mer_ray.stages.denoise import DenoiseStage
+from mer_ray.stages.faces import FacesStage
+from mer_ray.stages.visit import MediaVisit
 from mer_ray.types import Clip
 
 _ROWS_AT_ONCE = 4096
@@ -121,6 +127,7 @@ class _Makers:
         sight: what every node must see.
         made: what they made.
         mended: parts that were found damaged.
+        visited: what one visit to the clips made of tables that are not made yet.
     """
 
     steps: Mapping[str, Step]
@@ -131,15 +138,20 @@ class _Makers:
     track: str
     made: dict[str, Made] = field(default_factory=dict)
     mended: int = 0
+    visited: dict[str, Visited] = field(default_factory=dict)
 
     def make(self, name: str) -> None:
         """Make the missing rows of a table."""
         step, told, started = self.steps[name], self._told(name), time.monotonic()
         self.journal.event("step_started", step=told, digest=step.table.digest)
+        if name == AUDIO and FACES in self.steps and FACES not in self.made:
+            self.visited = self._visit()
         made = self.mending(lambda: self._materialise(step, told))
-        self.made[name] = made
-        seconds, errors = round(time.monotonic() - started, 3), dict(made.errors)
-        self.journal.event("step_done", step=told, seconds=seconds, clips=made.rows_made, errors=errors, **made.usage)
+        visited = self.visited.pop(name, Visited())
+        rows, errors = made.rows_made + visited.rows, made.errors + visited.errors
+        self.made[name] = made = replace(made, rows_made=rows, errors=errors, usage=made.usage or visited.usage)
+        seconds = round(time.monotonic() - started, 3)
+        self.journal.event("step_done", step=told, seconds=seconds, clips=rows, errors=dict(errors), **made.usage)
 
     def mending(self, act: Callable[[], T]) -> T:
         """What ``act`` gives; where it finds a part damaged, those rows are made again first.
@@ -158,23 +170,31 @@ class _Makers:
                 self.make(damage.step)
 
     def _materialise(self, step: Step, told: str) -> Made:
+        def corrupt(part: str, why: str) -> None:
+            self._corrupt(told, why, part)
+
+        def note(what: str) -> None:
+            self.console.print(f"[yellow]{told}: {what}[/]")
+
+        upstream = {read: self.made[read] for read in step.stage.reads if read in self.made}
         with step_line(self.console, told) as line:
+            told_of = partial(_show, line), corrupt, partial(self._fault, told), note
+            return materialise(step, upstream, self.runtime, *told_of, self.sight)
 
-            def show(progress: Progress) -> None:
-                line.update(progress.done, progress.total, _count(progress.errors))
+    def _visit(self) -> dict[str, Visited]:
+        """Make what sound and faces lack of a clip together, by the stages of both."""
+        steps = {name: self.steps[name] for name in (AUDIO, FACES)}
+        audio, faces = (step.stage for step in steps.values())
+        if not isinstance(audio, DenoiseStage) or not isinstance(faces, FacesStage):
+            return {}
+        media = MediaVisit(audio, faces)
+        told = self._told(media.name)
+        with step_line(self.console, told) as line:
+            return visit(steps, media, self.runtime, partial(_show, line), partial(self._fault, told), self.sight)
 
-            def corrupt(part: str, why: str) -> None:
-                self._corrupt(told, why, part)
-
-            def fault(met: Fault) -> None:
-                self.journal.event("machine_fault", step=told, node=met.host, detail=met.what)
-                self.console.print(f"[yellow]{told}: node {met.host}: {met.what}; its batch is made again elsewhere[/]")
-
-            def note(what: str) -> None:
-                self.console.print(f"[yellow]{told}: {what}[/]")
-
-            upstream = {read: self.made[read] for read in step.stage.reads if read in self.made}
-            return materialise(step, upstream, self.runtime, show, corrupt, fault, note, self.sight)
+    def _fault(self, told: str, met: Fault) -> None:
+        self.journal.event("machine_fault", step=told, node=met.host, detail=met.what)
+        self.console.print(f"[yellow]{told}: node {met.host}: {met.what}; its batch is made again elsewhere[/]")
 
     def _corrupt(self, told: str, why: str, part: str = "") -> None:
         self.journal.event("corrupt_part", step=told, part=part, detail=why)
@@ -281,6 +301,10 @@ def _digest(features: FeatureSet) -> str:
         digest.update(feature.present.tobytes())
         digest.update(np.ascontiguousarray(feature.values).data)
     return digest.hexdigest()
+
+
+def _show(line: StepLine, progress: Progress) -> None:
+    line.update(progress.done, progress.total, _count(progress.errors))
 
 
 def _count(errors: Counter[str]) -> str:

@@ -79,6 +79,7 @@ class Work:
         reads: what the rows are made from, upstream tables and ``clip``.
         clips: the clips, where ``clip`` is read.
         upstream: where the rows of the tables stand, by name.
+        beside: keys of further rows of the same clips, by the name under which they are read.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Work:
         reads: Sequence[str],
         clips: Mapping[str, Clip],
         upstream: Mapping[str, Refs],
+        beside: Mapping[str, Keys] | None = None,
     ) -> None:
         self._keys, self._reads, self._clips, self._upstream = keys, reads, clips, upstream
+        self._beside = beside or {}
         self._places, self._starts = cut(done.part >= 0, batch_size)
         self._batches_per_chunk = max(1, _CHUNK_ROWS // batch_size)
 
@@ -115,6 +118,7 @@ class Work:
         places = self._places[self._starts[start] : self._starts[stop]]
         clip_ids = self._keys.ids.column.take(pa.array(places))
         columns = {"clip_id": clip_ids, "key": pa.array(self._keys.column[places].astype(str))}
+        columns |= {name: pa.array(keys.column[places].astype(str)) for name, keys in self._beside.items()}
         for name in self._reads:
             if name == "clip":
                 columns[name] = pa.array([_fields(self._clips[clip_id]) for clip_id in clip_ids.to_pylist()])

@@ -2,8 +2,8 @@
 
 The driver cuts the missing rows into batches; each travels as a few numbers to an actor, which finds its rows in an
 object that all share, commits its part by itself and sends back where its rows stand. For a stage on GPUs tasks load
-and decode the batches ahead of the actors. What the machine failed is done again, see ``_make``; clips are blamed by
-``worker`` alone.
+and decode the batches ahead of the actors. What the machine failed is done again, see ``make_batches``; clips are
+blamed by ``worker`` alone.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def materialise(
             step.table.remember(keys, refs)
             remembered = time.monotonic()
 
-    _make(worker, work, runtime, count, on_fault)
+    make_batches(worker, work, runtime, count, on_fault)
     step.table.remember(keys, refs)
     worker.attempts.clear()
     if len(refs) != len(keys):
@@ -155,7 +155,7 @@ def materialise(
     return Made(step.table, refs, len(keys) - num_there, progress.errors, figures)
 
 
-def _make(
+def make_batches(
     worker: Worker,
     work: Work,
     runtime: RuntimeConfig,
@@ -219,7 +219,7 @@ class _Left:
             on_fault(done.fault)
 
     def count(self, most: int) -> None:
-        """See whether any batch met too many faults; see ``_make``."""
+        """See whether any batch met too many faults; see ``make_batches``."""
         self.met.update(self.faults.keys())
         for number, fault in self.faults.items():
             if fault.damaged:

@@ -73,6 +73,7 @@ class Done:
         errors: among them, by reason.
         fault: why there are none.
         is_begun: whether it was tried; others of the same task took long enough.
+        beside: see ``worker.Outcome``.
         num_bytes: of the rows made.
         worker: node and process that did it.
         times: when it began and ended there, seconds.
@@ -84,6 +85,7 @@ class Done:
     errors: Counter[str] = field(default_factory=Counter)
     fault: Fault | None = None
     is_begun: bool = True
+    beside: Mapping[str, Mapping[str, RowRef]] = field(default_factory=dict)
     num_bytes: int = 0
     worker: str = ""
     times: tuple[float, float] = (0.0, 0.0)
@@ -276,7 +278,8 @@ class _Actor:
         started, number = time.monotonic(), row["number"]
         try:
             outcome = self.worker.run(self._batch(row), _payload(row), row["faults"])
-            done = Done(number, outcome.refs, outcome.errors, num_bytes=outcome.num_bytes)
+            made = outcome.refs, outcome.errors
+            done = Done(number, *made, num_bytes=outcome.num_bytes, beside=outcome.beside)
         except Exception as error:
             fault = machine_fault(error)
             if fault is None:

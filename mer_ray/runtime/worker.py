@@ -33,11 +33,19 @@ _WHY = {
 
 @dataclass
 class Outcome:
-    """What became of a batch: where its rows stand; of those made, rows in error by reason, and bytes in memory."""
+    """What became of a batch.
+
+    Attributes:
+        refs: where its rows stand.
+        num_bytes: of those made, in memory.
+        errors: among them, by reason.
+        beside: where rows of other tables stand that were made with them, by table.
+    """
 
     refs: dict[str, RowRef] = field(default_factory=dict)
     num_bytes: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    beside: dict[str, dict[str, RowRef]] = field(default_factory=dict)
 
 
 class Worker:
@@ -135,18 +143,19 @@ class Worker:
             if isinstance(fault, NoMemoryFault):
                 self._without_memory(batch, prepared, outcome, fault, record)
             elif fault:
-                self._forget(name, record)
+                self.forget(name, record)
                 raise fault from error
             else:
                 self._split(batch, prepared, outcome, _as_clip_error(error))
             return
         try:
-            self._commit(batch, rows, outcome)
+            self.commit(batch, rows, outcome)
         except MachineFault:
-            self._forget(name, record)
+            self.forget(name, record)
             raise
 
-    def _forget(self, name: str, record: str) -> None:
+    def forget(self, name: str, record: str) -> None:
+        """Forget an attempt that the machine failed."""
         with contextlib.suppress(MachineFault):  # then the driver, who hears of the fault, forgives one attempt more
             self.attempts.forget(name, record)
 
@@ -172,7 +181,7 @@ class Worker:
     def _split(self, batch: Batch, prepared: pa.Table | None, outcome: Outcome, error: ClipError) -> None:
         """Halve a batch that fails as a whole, down to the clip at fault, which is quarantined with ``error``."""
         if len(batch) == 1:
-            self._commit(batch, self.stage.rows_to_table([failed(batch.clip_ids[0], error)]), outcome)
+            self.commit(batch, self.stage.rows_to_table([failed(batch.clip_ids[0], error)]), outcome)
             return
         self.attempts.halve(batch.name)
         self._run_halves(batch, prepared, outcome)
@@ -184,7 +193,12 @@ class Worker:
             self._run(half, part, outcome, deaths_allowed=1 if len(half) > 1 else self.max_attempts)
             start += len(half)
 
-    def _commit(self, batch: Batch, rows: pa.Table, outcome: Outcome) -> None:
+    def commit(self, batch: Batch, rows: pa.Table, outcome: Outcome) -> None:
+        """Put the rows of a batch; ``outcome`` tells where they stand, or those that were there before.
+
+        Raises:
+            StorageError: they cannot be put.
+        """
         refs = self._put(batch, rows) or self._put(batch, rows)  # again where a damaged part was in the way
         if refs is None:
             raise CorruptPartError(f"{self.table.store.path(batch.name)} is damaged, and was moved to _corrupt/")

@@ -35,11 +35,13 @@ class MediaVisit:
         audio, faces: stages with the same limits of decoding.
 
     Attributes:
+        name: as of a stage.
         stages: by the names of their tables.
         reads: as of a stage.
         resources: of a worker that processes batches; see ``_shared``.
     """
 
+    name = "media"
     reads = ("clip",)
 
     def __init__(self, audio: DenoiseStage, faces: FacesStage) -> None:
