@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from mer_ray.data.alarm import ALARM
 from mer_ray.data.table import RowRef, Table
 from mer_ray.errors import ClipError, CorruptPartError, MerRayError, NoMemoryFault, Reason, machine_fault
 from mer_ray.runtime.attempts import Attempts
@@ -87,6 +88,7 @@ class Worker:
         self._run(batch, prepared, outcome, deaths_allowed=self.max_attempts)
         return outcome
 
+    @ALARM.standing_still()
     def load(self, batch: Batch) -> pa.Table:
         """The stage's input for ``batch``: ``clip_id`` and a struct column for each name that the stage reads."""
         columns: dict[str, pa.Array | pa.ChunkedArray] = {"clip_id": pa.array(batch.clip_ids, pa.string())}
