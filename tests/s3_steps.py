@@ -19,6 +19,7 @@ from mer_ray.errors import MachineFault
 from mer_ray.runtime import materialise as materialising
 from mer_ray.runtime.materialise import Made, Step, materialise
 from mer_ray.runtime.session import session
+from mer_ray.stages.base import Resources
 
 materialising._FIRST_WAIT_SECONDS = 0.1
 RUNTIME = RuntimeConfig(num_cpus=2, object_store_bytes=100 * 2**20, max_machine_faults=1)
@@ -26,6 +27,7 @@ RUNTIME = RuntimeConfig(num_cpus=2, object_store_bytes=100 * 2**20, max_machine_
 
 def steps_of(root: str, marks: str, texts: dict[str, str]) -> dict[str, Step]:
     length, stage = step_of(Path(marks), texts, Store(root)), DoubleStage()
+    stage.resources = Resources(batch_size=3, clip_seconds=2.0)  # less than a slow answer takes
     table = Table(Store(root), stage.name, stage.schema, stage.spec, [length.table])
     keys = {clip_id: row_key(clip_id, key) for clip_id, key in length.keys.items()}
     return {"length": length, "double": Step(stage, table, keys, length.clips)}

@@ -224,10 +224,10 @@ class Store:
             if self.is_local:
                 os.rename(self.path(name), self.path(to))
                 return
-            inside = [f"/{path}" for path, _ in self._objects(self._key(name), deep=True)] or [""]
-            for path in inside:
-                self.filesystem.cp_file(self.path(name) + path, self.path(to) + path)
-            self.remove(name)
+            there = self._beneath(name) or [name]
+            for path in there:
+                self.filesystem.cp_file(self.path(path), self.path(to + path.removeprefix(name)))
+            self._delete_objects(there)
 
     def move_aside(self, name: str, folder: str) -> str:
         """Move a file or folder into ``folder`` under a free name, and return that; nothing is lost or overwritten."""
@@ -250,9 +250,10 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):
                     self.filesystem.rm(self.path(name), recursive=True)
                 return
-            paths = [name, *(f"{name}/{path}" for path, _ in self._objects(self._key(name), deep=True))]
-            for start in range(0, len(paths), _MOST_DELETED):
-                self._delete_objects(paths[start : start + _MOST_DELETED])
+            self._delete_objects([name, *self._beneath(name)])
+
+    def _beneath(self, name: str) -> list[str]:
+        return [f"{name}/{path}" for path, _ in self._objects(self._key(name), deep=True)]
 
     def _entries(self, name: str) -> Iterator[tuple[str, Stamp | None]]:
         """Name and stamp of each file directly in a folder, None for a folder; hidden ones are left out."""
@@ -354,12 +355,13 @@ class Store:
         return True
 
     def _delete_objects(self, names: Sequence[str]) -> None:
-        """By one request; ``rm`` of s3fs asks more, and passes over what the server says it did not delete."""
-        keys = [{"Key": self._key(name)["Key"]} for name in names]
-        bucket = self._key("")["Bucket"]
-        told = self.filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-        if wrong := told.get("Errors"):
-            raise OSError(f"{wrong[0].get('Key')}: {wrong[0].get('Code')} {wrong[0].get('Message', '')}")
+        """Many by one request; ``rm`` of s3fs asks more, and passes over what the server says it did not delete."""
+        keys = [self._key(name) for name in names]
+        for start in range(0, len(keys), _MOST_DELETED):
+            wanted = {"Objects": [{"Key": key["Key"]} for key in keys[start : start + _MOST_DELETED]], "Quiet": True}
+            told = self.filesystem.call_s3("delete_objects", Bucket=keys[0]["Bucket"], Delete=wanted)
+            if wrong := told.get("Errors"):
+                raise OSError(f"{wrong[0].get('Key')}: {wrong[0].get('Code')} {wrong[0].get('Message', '')}")
 
     @contextlib.contextmanager
     def _guard(self, verb: str, name: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from mer_ray.data.alarm import ALARM
 from mer_ray.data.rows import RowRef
 from mer_ray.data.table import Table
 from mer_ray.errors import ClipError, CorruptPartError, MachineFault, MerRayError, NoMemoryFault, Reason, machine_fault
@@ -109,6 +110,7 @@ class Worker:
         self._run(batch, prepared, outcome, deaths_allowed=self.max_attempts)
         return outcome
 
+    @ALARM.standing_still()
     def load(self, batch: Batch) -> pa.Table:
         """The stage's input for ``batch``: ``clip_id`` and a struct column for each name that the stage reads."""
         columns: dict[str, pa.Array | pa.ChunkedArray] = {"clip_id": pa.array(batch.clip_ids, pa.string())}

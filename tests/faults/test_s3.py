@@ -103,6 +103,12 @@ def test_moving_aside_keeps_what_was_there(store):
     assert (store.read(to), store.read(again)) == (b"1", b"2")
     assert not store.exists("x")
     store.move_aside("none", "_corrupt")
+    store.write("folder/a", b"1")
+    store.write("folder/b/c", b"2")
+    store.write("folder", b"3")
+    to = store.move_aside("folder", "_corrupt")
+    assert (store.read(f"{to}/a"), store.read(f"{to}/b/c"), store.read("folder")) == (b"1", b"2", b"3")
+    assert store.files("folder") == []
 
 
 def test_an_opened_object_reads_any_range(store):
