@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mer_ray.data.storage import Store
 from mer_ray.errors import ConfigError
 from mer_ray.runtime.materialise import Step
-from mer_ray.runtime.sight import Place, Sight, leave_probe, of_stage
+from mer_ray.runtime.sight import Sight, leave_probe, not_seen, of_stage
 
 _LONGEST_SECONDS = 300.0
 """What a node may take to start a process and look; one that is slower is left to its workers."""
@@ -59,7 +59,7 @@ def _answers(
     there: Iterable[Mapping[str, Any]], steps: Sequence[Step], sight: Sight
 ) -> Iterable[tuple[str, Sequence[str]]]:
     """Each node's name, and what it does not see. A node that is lost meanwhile has nothing to say."""
-    look, asked = ray.remote(num_cpus=0, max_retries=0)(_look), {}
+    look, asked = ray.remote(num_cpus=0, max_retries=0)(not_seen), {}
     for node in there:
         places = sight.places(step.stage.name for step in steps if _fits(step, node["Resources"]))
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -80,10 +80,6 @@ def _fits(step: Step, has: Mapping[str, float]) -> bool:
     """Whether a node of these resources can have a worker of the step."""
     needs = step.stage.resources
     return has.get("CPU", 0) >= needs.cpus and has.get("GPU", 0) >= needs.gpus
-
-
-def _look(places: Sequence[Place]) -> list[str]:
-    return [f"{place.path} is not seen there ({why}): {place.remedy}" for place in places if (why := place.fault())]
 
 
 def _named(hosts: Sequence[str]) -> str:

@@ -79,9 +79,13 @@ class Sight:
         Raises:
             MachineFault: something is not seen from here, which the driver saw.
         """
-        for place in self.places([step]):
-            if why := place.fault():
-                raise MachineFault(f"{place.path} is not seen there ({why}): {place.remedy}")
+        if faults := not_seen(self.places([step])):
+            raise MachineFault("; ".join(faults))
+
+
+def not_seen(places: Iterable[Place]) -> list[str]:
+    """What is not seen from here, why, and what to set: one sentence for each."""
+    return [f"{place.path} is not seen there ({why}): {place.remedy}" for place in places if (why := place.fault())]
 
 
 def leave_probe(folder: Store, key: str) -> Place:

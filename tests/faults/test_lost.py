@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -122,8 +122,20 @@ LOST_HEAD = """
 from mer_ray.runtime.session import session
 
 with session(RuntimeConfig()):
-    made = materialise(step_of(root, {f"c{i:02}": "sleep 0.5" for i in range(24)}, batch_size=2), {}, RuntimeConfig())
+    made = materialise(step_of(root, {f"c{i:02}": "sleep 0.5" for i in range(48)}, batch_size=2), {}, RuntimeConfig())
 print(json.dumps({"errors": dict(made.errors), "made": made.rows_made}))
+"""
+LATE_NODE = """
+from mer_ray.data.storage import Store
+from mer_ray.runtime import nodes
+from mer_ray.runtime.session import session
+
+faults = []
+with session(RuntimeConfig()):
+    step = step_of(root, {f"c{i:02}": "sleep 1" for i in range(60)}, batch_size=1)
+    sight = nodes.ask([step], Store(str(root / "run")), Store(str(root / "tables")))
+    made = materialise(step, {}, RuntimeConfig(), on_fault=faults.append, sight=sight)
+print(json.dumps({"errors": dict(made.errors), "faults": [fault.what for fault in faults]}))
 """
 
 
@@ -174,34 +186,41 @@ def test_what_does_not_fit_the_object_store_beside_the_batches_goes_over_the_dis
 
 
 @pytest.fixture
-def cluster(tmp_path) -> Iterator[Callable[[], tuple[str, subprocess.Popen[bytes]]]]:
-    """What starts a head without CPUs and a worker, and gives their address and the head; all end with the test."""
+def node(tmp_path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """What starts a node by the options of ``ray start`` and the words before it; all end with the test."""
     nodes: list[subprocess.Popen[bytes]] = []
-    logs = f"/tmp/lost{os.getpid()}"  # the paths of sockets are short
 
-    def node(name: str, *options: str) -> subprocess.Popen[bytes]:
-        ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "start", "--block", "--disable-usage-stats", "--object-store-memory=80000000", *options]
-        with (tmp_path / name).open("w") as log:
-            started = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
-        nodes.append(started)
+    def start(*options: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]
+        told = tmp_path / f"node{len(nodes)}.log"
+        with told.open("w") as log:
+            command = [*before, *ray, "--object-store-memory=80000000", *options]
+            nodes.append(
+                subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+            )
         deadline = time.time() + 120
-        while "--block" not in (tmp_path / name).read_text():
-            assert time.time() < deadline, (tmp_path / name).read_text()
+        while "--block" not in told.read_text():
+            assert time.time() < deadline, told.read_text()
             time.sleep(0.2)
-        return started
-
-    def start() -> tuple[str, subprocess.Popen[bytes]]:
-        port = free_ports(28400)
-        place = (f"--port={port}", f"--temp-dir={logs}", "--node-ip-address=127.0.0.1")
-        head = node(f"head{port}", "--head", "--num-cpus=0", "--include-dashboard=false", *place)
-        node(f"worker{port}", f"--address=127.0.0.1:{port}", "--num-cpus=2", "--node-ip-address=127.0.0.21")
-        return f"127.0.0.1:{port}", head
+        return nodes[-1]
 
     yield start
     for one in nodes:
         end(one)
-    shutil.rmtree(logs, ignore_errors=True)
+    shutil.rmtree(_logs(), ignore_errors=True)
+
+
+def cluster(node: Callable[..., subprocess.Popen[bytes]], cpus: int) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start a head without CPUs and a worker; their address and the head."""
+    port = free_ports(28400)
+    place = (f"--port={port}", f"--temp-dir={_logs()}", "--node-ip-address=127.0.0.1")
+    head = node("--head", "--num-cpus=0", "--include-dashboard=false", *place)
+    node(f"--address=127.0.0.1:{port}", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.21")
+    return f"127.0.0.1:{port}", head
+
+
+def _logs() -> str:
+    return f"/tmp/lost{os.getpid()}"  # the paths of sockets are short
 
 
 def end(node: subprocess.Popen[bytes]) -> None:
@@ -214,22 +233,39 @@ def end(node: subprocess.Popen[bytes]) -> None:
         node.wait()
 
 
-def test_a_lost_head_ends_the_job_and_the_same_command_continues_on_another_one(tmp_path, cluster):
-    address, head = cluster()
-    store = step_of(tmp_path, {f"c{i:02}": "sleep 0.5" for i in range(24)}, batch_size=2).table.store
+def parts(root: Path) -> set[str]:
+    return {name for name in step_of(root, {}).table.store.files() if name.endswith(".parquet")}
 
-    def parts() -> set[str]:
-        return {name for name in store.files() if name.endswith(".parquet")}
 
+def test_a_lost_head_ends_the_job_and_the_same_command_continues_on_another_one(tmp_path, node):
+    address, head = cluster(node, cpus=2)
     job = driver(LOST_HEAD, tmp_path, RAY_ADDRESS=address)
-    wait_for(job, lambda: len(parts()) >= 3)
+    wait_for(job, lambda: len(parts(tmp_path)) >= 3)
     end(head)
     _, err = job.communicate(timeout=200)
     assert job.returncode != 0, "the job did not miss its head"
     time.sleep(3)  # what the worker node had in work
-    before = parts()
-    assert 3 <= len(before) < 12, err
-    found = told(driver(LOST_HEAD, tmp_path, RAY_ADDRESS=cluster()[0]))
-    assert found == {"errors": {}, "made": 24 - 2 * len(before)}
-    assert before <= parts()
-    assert len(rows_of(step_of(tmp_path, {}))) == 24
+    before = parts(tmp_path)
+    assert 3 <= len(before) < 24, err
+    found = told(driver(LOST_HEAD, tmp_path, RAY_ADDRESS=cluster(node, cpus=2)[0]))
+    assert found == {"errors": {}, "made": 48 - 2 * len(before)}
+    assert before <= parts(tmp_path)
+    assert len(rows_of(step_of(tmp_path, {}))) == 48
+
+
+def test_a_node_that_comes_later_and_does_not_see_the_tables_is_told_of_and_makes_no_row(tmp_path, node):
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*alone, "true"], check=False).returncode:
+        alone += ["--user", "--map-root-user"]
+    if subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("needs root, or user namespaces: the node is to have mounts of its own")
+    hide = ["bash", "-c", 'mount -t tmpfs tmpfs "$0"; mount -t tmpfs tmpfs /dev/shm; exec "$@"', str(tmp_path)]
+    address, _ = cluster(node, cpus=1)
+    job = driver(LATE_NODE, tmp_path, RAY_ADDRESS=address)
+    wait_for(job, lambda: len(parts(tmp_path)) >= 2)
+    node(f"--address={address}", "--num-cpus=1", "--node-ip-address=127.0.0.22", before=[*alone, *hide])
+    found = told(job)
+    assert found["faults"], "the node had no work"
+    assert all("tables/_probe is not seen there" in what and "set tables.dir" in what for what in found["faults"])
+    assert found["errors"] == {}
+    assert len(rows_of(step_of(tmp_path, {}))) == 60
