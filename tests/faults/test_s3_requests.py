@@ -12,14 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from faults.conftest import free_ports
+from made_stages import DoubleStage
+from made_steps import step_of
 from media_samples import voice
 from s3_proxy import Proxy
 from s3fs import S3FileSystem
 
 from mer_ray.config import MediaConfig
 from mer_ray.data.media import Decoder
+from mer_ray.data.rows import Keys, Refs
 from mer_ray.data.storage import Store
+from mer_ray.data.table import Table
 from mer_ray.errors import ClipError, StorageError, machine_fault
+from mer_ray.runtime.batches import Work
+from mer_ray.runtime.worker import Worker
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
@@ -87,6 +93,39 @@ def test_a_media_object_costs_one_get(proxy, behind):
         ("GET", f"/{behind.path('empty.wav').removeprefix('s3://')}"): 1,
         ("GET", f"/{behind.path('none.wav').removeprefix('s3://')}"): 1,
     }
+
+
+def test_an_undisturbed_batch_costs_its_record_its_part_and_the_parts_that_it_reads(proxy, behind, tmp_path):
+    step = step_of(tmp_path, {f"c{i}": "x" * i for i in range(8)}, behind)
+    keys, table = Keys.of(step.keys), step.table
+    work = Work(keys, Refs(keys.ids), 4, ("clip",), step.clips, {})
+    worker, refs = Worker(step.stage, table, {}, "session", 2), Refs(keys.ids)
+    worker.setup()
+    for batch in work.batches():
+        proxy.asked.clear()
+        refs.put(worker.run(batch).refs)
+        assert proxy.count() == {"PUT": 2}
+    stage = DoubleStage()
+    below = Table(behind, stage.name, stage.schema, stage.spec, [table])
+    reader = Worker(stage, below, {"length": table}, "session", 2)
+    reader.setup()
+    for batch in Work(keys, Refs(keys.ids), 4, ("length",), {}, {"length": refs}).batches():
+        proxy.asked.clear()
+        reader.run(batch)
+        assert proxy.count() == {"PUT": 2, "GET": 1}
+
+
+def test_a_table_with_nothing_to_do_costs_a_listing_and_one_read(proxy, behind, tmp_path):
+    step = step_of(tmp_path, {f"c{i}": "x" for i in range(12)}, behind)
+    refs = Refs(Keys.of(step.keys).ids)
+    for batch in Work(Keys.of(step.keys), refs, 4, ("clip",), step.clips, {}).batches():
+        refs.put(Worker(step.stage, step.table, {}, "session", 2).run(batch).refs)
+    proxy.asked.clear()
+    assert len(step.table.index(step.keys)) == 12
+    assert proxy.count() == {"GET": 16 + 1 + 3, "PUT": 1}, "who made them wrote nothing down: each part is read once"
+    proxy.asked.clear()
+    assert len(step.table.index(step.keys)) == 12
+    assert proxy.count() == {"GET": 16 + 1}, "a listing for each digit, and the index"
 
 
 def test_a_storm_of_ten_seconds_is_ridden_out(proxy, behind, tmp_path):
