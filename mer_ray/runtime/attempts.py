@@ -16,14 +16,14 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from mer_ray.data.storage import Store
-from mer_ray.errors import MachineFault, Reason
+from mer_ray.errors import MachineFault, Reason, StorageError
 
 _FOLDER = "_attempts"
 _LOADING = "_loading"
@@ -109,7 +109,8 @@ class Attempts:
 
     def clear(self) -> None:
         """Forget all attempts: the step is done."""
-        self.store.remove(_FOLDER)
+        with suppress(StorageError):  # another driver may write there; what stays blames nobody whose part is there
+            self.store.remove(_FOLDER)
 
     def forget(self, batch: str, record: str) -> None:
         """Forget one attempt at ``batch``, for which it is not to blame; earlier ones still count."""

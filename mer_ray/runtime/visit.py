@@ -123,7 +123,7 @@ def visit(
     session, usage = uuid.uuid4().hex[:12], Usage()
     workers = {name: Worker(step.stage, step.table, {}, session, runtime.max_attempts) for name, step in steps.items()}
     visitor = _Visitor(media, workers, session)
-    visitor.sight = sight or visitor.sight
+    visitor.sight = Sight(sight.places(steps)) if sight else visitor.sight
     progress = Progress(media.name, len(there), len(keys[first]), Counter())
     errors: dict[str, Counter[str]] = {name: Counter() for name in steps}
 

@@ -15,8 +15,9 @@ from mer_ray.data.media import Decoder
 from mer_ray.data.storage import Store
 from mer_ray.errors import MachineFault
 from mer_ray.pipelines import features, planning
-from mer_ray.runtime import materialise
+from mer_ray.runtime import materialise, nodes
 from mer_ray.runtime.journal import Journal
+from mer_ray.runtime.sight import Place, Sight
 from mer_ray.stages.visit import MediaVisit
 from mer_ray.types import Clip, Split
 
@@ -134,6 +135,13 @@ def test_a_visit_that_killed_its_worker_is_not_made_again(command, clips, monkey
     made, _, asked = command()
     assert (begun, asked) == ([], {"audio": 5, "frames": 5})
     assert {row["error"] for table in rows(made).values() for row in table.values()} == {None, "forbidden_format"}
+
+
+def test_a_worker_that_visits_looks_for_what_either_step_needs(command, tmp_path, monkeypatch):
+    gone = Place(str(tmp_path / "gone.mp4"), "put it there")
+    monkeypatch.setattr(nodes, "ask", lambda *asked: Sight(steps={"faces": (gone,)}))
+    with pytest.raises(MachineFault, match=r"gone\.mp4 is not seen there .*: put it there"):
+        command()
 
 
 def test_what_the_machine_does_to_a_visit_blames_nobody_and_is_tried_again(command, monkeypatch):
