@@ -34,6 +34,8 @@ _READERS = 4
 _CONNECTIONS = 16
 _WHOLE_BYTES = 2 * 2**20
 """A part in S3 up to this size is fetched in one request, whatever is wanted of it."""
+_DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
+"""What a part that is truncated or altered raises when it is read; what S3 raises is the machine's."""
 
 
 def row_key(*identities: str) -> str:
@@ -191,9 +193,11 @@ class Table:
                     for group in range(file.num_row_groups):
                         file.read_row_group(group)
                 return file.read(list(ROW_COLUMNS))
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except Exception as error:
             if fault := machine_fault(error):
                 raise fault from error
+            if not isinstance(error, _DAMAGE):
+                raise
             return CorruptPartError(f"{self.store.path(part)} is truncated or altered: {error}")
 
     def _read_rows(self, part: str, num_bytes: int, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
@@ -206,9 +210,11 @@ class Table:
                 ahead = np.cumsum([0, *(sizes[group] for group in groups)])[np.searchsorted(groups, group_of)]
                 read = file.read_row_groups(groups.tolist(), columns=list(columns))
                 return read.take(pa.array(np.asarray(rows) - starts[group_of] + ahead))
-        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        except Exception as error:
             if fault := machine_fault(error):
                 raise fault from error
+            if not isinstance(error, _DAMAGE):
+                raise
             self.discard(part)
             raise CorruptPartError(
                 f"{self.store.path(part)} is truncated or altered ({error}); it was moved to _corrupt/, "
