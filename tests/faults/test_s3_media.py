@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from media_samples import voice
+from media_samples import talking_face, voice, write_media
 from s3_proxy import Proxy
 
 from mer_ray import config
@@ -33,13 +33,25 @@ def clips(bucket) -> Store:
     return store
 
 
-def extract(clips: Store, run_dir: Store, **environment: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def film(bucket, tmp_path_factory) -> Store:
+    """A manifest and a clip of sound and picture."""
+    store, path = bucket / "film", tmp_path_factory.mktemp("film") / "film.mp4"
+    write_media(path, voice(0.8), talking_face((160, 120), 20))
+    store.write("film.mp4", path.read_bytes())
+    store.write("clips.csv", b"clip_id,video\nfilm,film.mp4\n")
+    return store
+
+
+def extract(
+    clips: Store, run_dir: Store, encoders: str = "{loud: {plugin: logmel}}", **environment: str
+) -> subprocess.CompletedProcess[str]:
     script = str(config.REPOSITORY / "jobs" / "extract.py")
     runtime = "runtime={num_cpus: 2, object_store_bytes: 100000000, max_machine_faults: 0}"
     told = [
         f"data.manifest={clips.path('clips.csv')}",
         f"run.dir={run_dir}",
-        "encoders={loud: {plugin: logmel}}",
+        f"encoders={encoders}",
         runtime,
     ]
     return subprocess.run(
@@ -74,6 +86,15 @@ def test_a_media_object_is_fetched_once(proxy: Proxy, clips, store):
     assert done.returncode == 0, done.stdout + done.stderr
     assert {name: dict(proxy.count(rf"/{name}\.wav")) for name in CLIPS} == {name: {"GET": 1} for name in CLIPS}
     assert_whole(store)
+
+
+def test_a_film_is_fetched_once_for_its_sound_and_its_faces(proxy: Proxy, film, store):
+    done = extract(film, store, "{loud: {plugin: logmel}, shape: {plugin: hog}}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert dict(proxy.count(r"/film\.mp4")) == {"GET": 1}
+    assert {name: row["present"] for (name, _), row in rows_of(store).items()} == dict.fromkeys(
+        ("audio", "faces", "loud", "shape"), True
+    )
 
 
 def test_no_room_for_the_temporary_file_blames_no_clip_and_the_same_command_finishes(clips, store, small_disk):
