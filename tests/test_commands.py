@@ -57,6 +57,9 @@ ELSEWHERE = {
         f"{BENCHMARKS}extract.py::test_bare_and_peer_are_measured_without_ray"
     ),
     f"{PYTHON} jobs/bench.py scale": f"{BENCHMARKS}scale.py::test_it_measures_rate_memory_resuming_and_scaling",
+    f"{PYTHON} jobs/bench.py chaos": (
+        f"{BENCHMARKS}chaos.py::test_whatever_is_killed_nothing_is_lost_doubled_or_blamed"
+    ),
     f"{PYTHON} jobs/bench.py mining": f"{BENCHMARKS}mining.py::test_every_column_is_measured_and_two_runs_say_the_same",
     f"{PYTHON} jobs/bench.py new_speakers": (
         f"{BENCHMARKS}new_speakers.py::test_a_new_speaker_is_told_better_the_more_of_his_clips_come_at_once"
