@@ -106,7 +106,7 @@ class Index:
         wrong = [refs.errors.get(place, (None, None)) for place in places.tolist()]
         rows = (
             keys.ids.column.take(pa.array(places)),
-            pa.array(keys.column[places].astype(str)),
+            keys.strings(places),
             pa.array(refs.present[places]),
             pa.array([error for error, _ in wrong], pa.string()),
             pa.array([detail for _, detail in wrong], pa.string()),

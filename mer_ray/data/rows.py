@@ -106,6 +106,10 @@ class Keys(Mapping[str, str]):
         """The key of the clip at a place."""
         return str(self.column[place].decode())
 
+    def strings(self, places: NDArray[np.int64]) -> pa.StringArray:
+        """The keys of the clips at some places, for Arrow; of a long NumPy array it would make several of its own."""
+        return pa.array(self.column[places].tolist(), pa.binary()).cast(pa.string())
+
 
 def column_of(keys: Iterable[str], number: int) -> NDArray[np.bytes_]:
     """Keys of rows as a column.

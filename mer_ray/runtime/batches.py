@@ -117,8 +117,8 @@ class Work:
         stop = min(start + self._batches_per_chunk, len(self))
         places = self._places[self._starts[start] : self._starts[stop]]
         clip_ids = self._keys.ids.column.take(pa.array(places))
-        columns = {"clip_id": clip_ids, "key": pa.array(self._keys.column[places].astype(str))}
-        columns |= {name: pa.array(keys.column[places].astype(str)) for name, keys in self._beside.items()}
+        columns = {"clip_id": clip_ids, "key": self._keys.strings(places)}
+        columns |= {name: keys.strings(places) for name, keys in self._beside.items()}
         for name in self._reads:
             if name == "clip":
                 columns[name] = pa.array([_fields(self._clips[clip_id]) for clip_id in clip_ids.to_pylist()])

@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from data.test_table import SCHEMA, commit, keys
 
 from mer_ray.data.index import NAME, Index
-from mer_ray.data.rows import Ids, Keys, Refs, RowRef
+from mer_ray.data.rows import Ids, Keys, Refs, RowRef, column_of
 from mer_ray.data.storage import Stamp, Store
 from mer_ray.data.table import Table
 from mer_ray.errors import StorageError
@@ -118,6 +119,23 @@ def test_a_part_that_does_not_have_the_size_it_was_made_with_is_not_written_down
     path.write_bytes(path.read_bytes() + b"x")
     table.remember(keys("a"), refs)
     assert Index.read(table.store).names() == set()
+
+
+def test_a_million_rows_are_written_down_and_found():
+    number, size = 1_000_000, 500
+    ids = Ids(f"c{i}" for i in range(number))
+    every, refs = Keys(ids, column_of((f"{i:024d}" for i in range(number)), number)), Refs(ids)
+    parts = [f"{part:032x}.parquet" for part in range(number // size)]
+    for part in parts:
+        refs.part_place(part, 5)
+    refs.part[:] = np.arange(number) // size
+    refs.row[:] = np.arange(number) % size
+    refs.present[:] = True
+    index = Index().with_rows(dict.fromkeys(parts, Stamp(5, "tag")), every, refs)
+    found = index.refs(every)
+    assert np.array_equal(found.part, refs.part)
+    assert np.array_equal(found.row, refs.row)
+    assert found.at(number - 1) == refs.at(number - 1)
 
 
 def test_a_dry_run_writes_nothing(table):
