@@ -92,7 +92,7 @@ def extract(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def vectors(tables: Store, encoder: str) -> dict[str, object]:
     """By clip: the vector, or why there is none."""
-    parts = [name for name in tables.details(encoder, deep=True) if name.endswith(".parquet")]
+    parts = [name for name in tables.details(encoder, deep=True) if name.endswith(".parquet") and "/_" not in name]
     rows = [row for name in parts for row in pq.read_table(io.BytesIO(tables.read(f"{encoder}/{name}"))).to_pylist()]
     assert len({row["clip_id"] for row in rows}) == len(rows), "a clip stands twice"
     return {row["clip_id"]: row["vector"] or row["error"] for row in rows}
