@@ -19,6 +19,8 @@ from faults.conftest import free_ports
 from killing import wait_for
 from made_steps import rows_of, step_of, tries
 
+from mer_ray.benchmarks.killable import Cluster, short_folder
+
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 BEGIN = """
@@ -233,3 +235,20 @@ def test_a_lost_head_ends_the_job_and_the_same_command_continues_on_another_one(
     assert found == {"errors": {}, "made": 24 - 2 * len(before)}
     assert before <= parts()
     assert len(rows_of(step_of(tmp_path, {}))) == 24
+
+
+def test_a_head_that_is_started_again_at_once_at_its_address_ends_the_job_too(tmp_path):
+    store = step_of(tmp_path, {}, batch_size=2).table.store
+    with short_folder() as folder, contextlib.ExitStack() as stack:
+        cluster = Cluster(folder, 1)
+        stack.callback(cluster.kill)
+        cluster.start_head()
+        cluster.start_nodes()
+        job = driver(LOST_HEAD, tmp_path, RAY_ADDRESS=cluster.address)
+        stack.callback(job.kill)
+        wait_for(job, lambda: len([name for name in store.files() if name.endswith(".parquet")]) >= 3)
+        cluster.head.kill()
+        cluster.start_head()
+        _, err = job.communicate(timeout=120)
+        assert job.returncode == 1, err
+        assert "give the same command again" in err
