@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shlex
 import shutil
 import socket
@@ -201,7 +202,7 @@ def _await_start(node: Killable) -> None:
 
 
 def _free_port() -> int:
-    for port in _PORTS:
+    for port in random.sample(_PORTS, len(_PORTS)):  # two that begin at once would both find the first one free
         with contextlib.suppress(OSError), socket.socket() as taken:
             taken.bind(("127.0.0.1", port))
             return port

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.console import Console
 from mer_ray.config import RuntimeConfig
 from mer_ray.errors import MerRayError
 from mer_ray.runtime.console import waiting
+from mer_ray.runtime.head import own_head
 
 _STORE_BYTES = 400 * 2**20
 _STORE_SHARE = 0.3
@@ -31,7 +32,8 @@ _SHARED = Path("/dev/shm")
 def session(runtime: RuntimeConfig, held_bytes: int = 0) -> Iterator[None]:
     """A connection to Ray for the block: what this process has, the cluster of ``RAY_ADDRESS``, or one embedded in it.
 
-    What was embedded here is shut down at the end; what was there stays.
+    What was embedded here is shut down at the end; what was there stays. Where the head of a cluster is lost the
+    process ends with 1, see ``runtime.head``.
 
     Args:
         runtime: how much of this machine an embedded one takes.
@@ -45,8 +47,10 @@ def session(runtime: RuntimeConfig, held_bytes: int = 0) -> Iterator[None]:
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    is_attached = not was_there and bool(os.environ.get("RAY_ADDRESS"))
     try:
-        yield
+        with own_head() if is_attached else nullcontext():
+            yield
     except BaseException:
         if not was_there:
             _hush()

@@ -19,6 +19,8 @@ from faults.conftest import free_ports
 from killing import wait_for
 from made_steps import rows_of, step_of, tries
 
+from mer_ray.benchmarks.killable import Cluster, short_folder
+
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 BEGIN = """
@@ -269,3 +271,19 @@ def test_a_node_that_comes_later_and_does_not_see_the_tables_is_told_of_and_make
     assert all("tables/_probe is not seen there" in what and "set tables.dir" in what for what in found["faults"])
     assert found["errors"] == {}
     assert len(rows_of(step_of(tmp_path, {}))) == 60
+
+
+def test_a_head_that_is_started_again_at_once_at_its_address_ends_the_job_too(tmp_path):
+    with short_folder() as folder, contextlib.ExitStack() as stack:
+        cluster = Cluster(folder, 1)
+        stack.callback(cluster.kill)
+        cluster.start_head()
+        cluster.start_nodes()
+        job = driver(LOST_HEAD, tmp_path, RAY_ADDRESS=cluster.address)
+        stack.callback(job.kill)
+        wait_for(job, lambda: len(parts(tmp_path)) >= 3)
+        cluster.head.kill()
+        cluster.start_head()
+        _, err = job.communicate(timeout=120)
+        assert job.returncode == 1, err
+        assert "give the same command again" in err
