@@ -24,6 +24,7 @@ from mer_ray.errors import MerRayError
 _MARK = "MER_RAY_KILLABLE"
 _START_SECONDS = 120.0
 _END_SECONDS = 30.0
+_MORE_TRIES = 2
 _STORE_BYTES = 100_000_000
 _PORTS = range(21000, 31000, 10)
 """Above those of Ray's workers and below those that the system gives away."""
@@ -161,6 +162,10 @@ class Cluster:
         _await_start(self.head)
         for node in self.nodes:
             node.start()
+            for _ in range(_MORE_TRIES):  # on a busy machine Ray's own patience with a node may be too short
+                if not _has_started(node):
+                    node.kill()
+                    node.start()
             _await_start(node)
 
     def mend(self) -> None:
@@ -195,9 +200,13 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _await_start(node: Killable) -> None:
+def _has_started(node: Killable) -> bool:
     wait_until(lambda: "--block" in node.printed() or not node.is_running, _START_SECONDS)
-    if "--block" not in node.printed():
+    return "--block" in node.printed()
+
+
+def _await_start(node: Killable) -> None:
+    if not _has_started(node):
         raise MerRayError(f"{shlex.join(node.command)}: a Ray node does not start: {node.printed()[-2000:]}")
 
 
