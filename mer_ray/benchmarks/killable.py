@@ -95,6 +95,7 @@ class Killable:
         deadline = time.monotonic() + _END_SECONDS
         if self.is_running and self._process:
             os.killpg(self._process.pid, 9)
+            self._process.wait()  # before anybody else waits for it, after whom its code would be 0
         while left := self.processes():
             for process in left:
                 with contextlib.suppress(psutil.Error):
@@ -102,8 +103,6 @@ class Killable:
             psutil.wait_procs(left, timeout=1.0)
             if time.monotonic() > deadline:
                 raise MerRayError(f"{shlex.join(self.command)}: does not die: {left}")
-        if self._process:
-            self._process.wait()
 
 
 def wait_until(is_so: Callable[[], object], seconds: float) -> bool:

@@ -48,6 +48,7 @@ def test_a_kill_takes_what_left_the_group_or_lost_its_parent(parent, tmp_path):
         assert len(of_mark(mark)) >= 2
         one.kill()
         assert of_mark(mark) == []
+        assert one.code == (-9 if parent == "stays" else 0), "a killed driver would count as one that is done"
         assert bystander.poll() is None
         one.start()
         assert wait_until(lambda: "started" in one.printed(), 60), "it cannot be started again"
