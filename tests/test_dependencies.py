@@ -66,7 +66,7 @@ def packages(folder: str) -> dict[str, tuple[str, bool]]:
     for file in sorted((ROOT / folder).rglob("*.py")):
         for module, at_once in imported(ast.parse(file.read_text(encoding="utf-8"))):
             own = module in {"mer_ray", "jobs"} or module in sys.stdlib_module_names
-            if own or (ROOT / "tests" / f"{module}.py").exists():
+            if own or any((ROOT / "tests" / name).exists() for name in (module, f"{module}.py")):
                 continue
             for package in map(normal, DISTRIBUTIONS.get(module, [module])):
                 if package not in found or (at_once and not found[package][1]):

@@ -125,10 +125,8 @@ def test_an_object_is_fetched_once(files, decoder, monkeypatch):
         def __init__(self, folder):
             self.folder = folder
 
-        def size(self, name):
-            return files[name].stat().st_size
-
-        def download(self, name, path):
+        def download(self, name, path, check):
+            check(files[name].stat().st_size)
             fetched.append(name)
             shutil.copyfile(files[name], path)
 

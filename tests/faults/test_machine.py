@@ -121,7 +121,7 @@ def test_a_step_that_stalls_is_begun_once_more(ray_cluster, tmp_path):
     assert tries(tmp_path, "a") == 2
     assert made.rows_made == 2
     with pytest.raises(MaterialiseError, match="no batch was finished"):
-        materialise(step_of(tmp_path, {"c": "sleep 90"}, clip_seconds=200.0), {}, RuntimeConfig(stall_seconds=8.0))
+        materialise(step_of(tmp_path, {"c": "sleep 90"}, clip_seconds=200.0), {}, RuntimeConfig(stall_seconds=20.0))
     assert tries(tmp_path, "c") == 2
 
 

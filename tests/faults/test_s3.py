@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def test_a_missing_bucket_is_a_storage_error(bucket):
 REFUSED = """
 import pickle, sys
 from mer_ray.data.storage import Store
+from mer_ray.runtime.journal import Journal
 from mer_ray.errors import StorageError
 store = Store(sys.argv[1])
 acts = dict(read=lambda: store.read("a"), write=lambda: store.write("a", b"2"), files=lambda: store.files(),
@@ -311,3 +313,27 @@ def test_a_step_on_ray_makes_its_rows_once_whatever_dies(store, tmp_path):
     assert sorted(found) == sorted(f"c{i}" for i in range(12))
     assert found["c5"]["error"] == "failed"
     assert found["c3"]["letters"] == len("die once")
+
+
+def test_two_writers_in_a_bucket_lose_no_line_of_each_other(store):
+    first, second = Journal(store), Journal(store)
+    for number in range(5):
+        first.event("first", number=number)
+        second.event("second", number=number)
+        if number == 2:
+            second.gather()
+    assert [event["number"] for event in first.events() if event["event"] == "first"] == list(range(5))
+    first.gather()
+    lines = [json.loads(line) for line in store.read("events.jsonl").splitlines()]
+    assert len(lines) == 10
+    assert [line["number"] for line in lines if line["event"] == "second"] == list(range(5))
+
+
+def test_an_event_in_a_bucket_is_one_request(store, monkeypatch):
+    journal, asked = Journal(store), []
+    journal.event("before")
+    for name in ("read", "write", "files", "exists"):
+        given = getattr(Store, name)
+        monkeypatch.setattr(Store, name, lambda *told, name=name, given=given: asked.append(name) or given(*told))
+    journal.event("now")
+    assert asked == ["write"]

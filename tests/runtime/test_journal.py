@@ -1,5 +1,4 @@
 import json
-import uuid
 
 import yaml
 
@@ -36,36 +35,6 @@ def test_a_line_cut_by_a_kill_is_passed_over(tmp_path):
     assert [event["event"] for event in journal.events()] == ["a"]
     journal.event("c")
     assert [event["event"] for event in journal.events()] == ["a", "c"]
-
-
-def in_a_bucket():
-    """A folder of fsspec's memory, which appends nothing, as a bucket."""
-    return Store(f"memory://bucket/{uuid.uuid4().hex}")
-
-
-def test_two_writers_in_a_bucket_lose_no_line_of_each_other():
-    store = in_a_bucket()
-    first, second = Journal(store), Journal(store)
-    for number in range(5):
-        first.event("first", number=number)
-        second.event("second", number=number)
-        if number == 2:
-            second.gather()
-    assert [event["number"] for event in first.events() if event["event"] == "first"] == list(range(5))
-    first.gather()
-    lines = [json.loads(line) for line in store.read("events.jsonl").splitlines()]
-    assert len(lines) == 10
-    assert [line["number"] for line in lines if line["event"] == "second"] == list(range(5))
-
-
-def test_an_event_in_a_bucket_is_one_request(monkeypatch):
-    journal, asked = Journal(in_a_bucket()), []
-    journal.event("before")
-    for name in ("read", "write", "files", "exists"):
-        given = getattr(Store, name)
-        monkeypatch.setattr(Store, name, lambda *told, name=name, given=given: asked.append(name) or given(*told))
-    journal.event("now")
-    assert asked == ["write"]
 
 
 def test_secrets_do_not_reach_the_run_directory(tmp_path):

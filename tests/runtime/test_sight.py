@@ -16,7 +16,7 @@ from mer_ray.config import ExtractConfig, RuntimeConfig
 from mer_ray.data.storage import Store
 from mer_ray.encoders import hubert
 from mer_ray.errors import ConfigError, MachineFault
-from mer_ray.pipelines import features
+from mer_ray.pipelines import planning
 from mer_ray.runtime import materialise as materialising
 from mer_ray.runtime import nodes
 from mer_ray.runtime.materialise import materialise
@@ -55,7 +55,7 @@ def planned(tmp_path):
     encoder = {"plugin": "hubert", "options": {"weights": {"source": str(model)}}}
     settings = ExtractConfig.model_validate({"encoders": {"voice": encoder}})
     clips = [Clip("none", Split.UNLABELED, audio=str(tmp_path / "none.wav")), Clip("a", Split.TRAIN, audio=str(media))]
-    return features.plan(settings, clips, tables), Store(str(tmp_path / "run")), tables
+    return planning.plan(settings, clips, tables), Store(str(tmp_path / "run")), tables
 
 
 def test_where_there_is_one_node_for_ever_nothing_is_asked_or_left(ray_cluster, planned):

@@ -142,7 +142,9 @@ def test_of_processes_ended_for_memory_only_the_one_that_grew_and_had_most_count
     kills = {"grew": MemoryKill(9e12, True), "large": MemoryKill(1.0, True), "small": MemoryKill(9e12, False)}
     attempts = Attempts(table.store, "session")
     attempts.memory_kill = kills.get
-    for attempts.process in ("large", "small", "large", "small"):
+    attempts.process = "large"
+    assert attempts.begin_first(batch.name, 60.0) is not None
+    for attempts.process in ("small", "large", "small"):
         attempts.begin(batch.name, 60.0)
     assert attempts.deaths(batch.name).count == 0
     for attempts.process in ("grew", "crashed"):
@@ -158,8 +160,7 @@ def test_a_batch_that_is_ended_again_and_again_for_what_others_take_is_the_machi
     batch = batch_of(a="x")
     worker.attempts.memory_kill = lambda process: MemoryKill(1.0, is_largest=False)
     worker.attempts.process = "small"
-    for _ in range(17):
-        worker.attempts.begin(batch.name, 60.0)
+    die(worker.attempts, batch.name, *[""] * 17)
     with pytest.raises(MachineFault, match=r"short of memory .* 17 times.*memory_bytes"):
         worker.run(batch)
     assert table.index(dict(zip(batch.clip_ids, batch.keys, strict=True))) == {}
