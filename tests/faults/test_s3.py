@@ -27,6 +27,7 @@ from mer_ray.errors import CorruptPartError, StorageError
 from mer_ray.pretrained import weights
 from mer_ray.pretrained.weights import Weights
 from mer_ray.rounds.state import open_rounds
+from mer_ray.runtime.journal import Journal
 from mer_ray.tune.journal import StoreJournal
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -149,7 +150,6 @@ def test_a_missing_bucket_is_a_storage_error(bucket):
 REFUSED = """
 import pickle, sys
 from mer_ray.data.storage import Store
-from mer_ray.runtime.journal import Journal
 from mer_ray.errors import StorageError
 store = Store(sys.argv[1])
 acts = dict(read=lambda: store.read("a"), write=lambda: store.write("a", b"2"), files=lambda: store.files(),
