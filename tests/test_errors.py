@@ -28,6 +28,7 @@ NOT_OF_CLIPS = {
     "pretrained/weights.py": "weights given to the job",
     "pretrained/whisper_tokens.py": "a vocabulary given to the job",
     "progress.py": "whoever listens to progress",
+    "runtime/head.py": "a head that does not answer, which Ray sees to",
     "runtime/session.py": "starting and ending Ray",
     "tune/recorder.py": "raised again",
     "tune/search.py": "a trial, tried again and told",
