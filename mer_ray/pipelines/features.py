@@ -190,11 +190,15 @@ class _Makers:
         media = MediaVisit(audio, faces)
         told = self._told(media.name)
         with step_line(self.console, told) as line:
-            return visit(steps, media, self.runtime, partial(_show, line), partial(self._fault, told), self.sight)
+            told_of = partial(_show, line), partial(self._fault, told)
+            return visit(steps, media, self.runtime, *told_of, self.sight, self._corrupt_of)
 
     def _fault(self, told: str, met: Fault) -> None:
         self.journal.event("machine_fault", step=told, node=met.host, detail=met.what)
         self.console.print(f"[yellow]{told}: node {met.host}: {met.what}; its batch is made again elsewhere[/]")
+
+    def _corrupt_of(self, name: str, part: str, why: str) -> None:
+        self._corrupt(self._told(name), why, part)
 
     def _corrupt(self, told: str, why: str, part: str = "") -> None:
         self.journal.event("corrupt_part", step=told, part=part, detail=why)

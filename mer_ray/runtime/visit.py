@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -95,6 +96,7 @@ def visit(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_fault: Callable[[Fault], None] = lambda fault: None,
     sight: Sight | None = None,
+    on_corrupt: Callable[[str, str, str], None] = lambda name, part, why: None,
 ) -> dict[str, Visited]:
     """Make the rows that all tables of ``steps`` lack of a clip; what is left is for ``materialise``.
 
@@ -105,12 +107,13 @@ def visit(
         on_progress: told how far it is.
         on_fault: told what the machine did.
         sight: what every node must see.
+        on_corrupt: told a table's name, its part that is damaged, and what is wrong with it.
 
     Raises:
         MaterialiseError, MachineFault: see ``materialise``.
     """
     keys = {name: Keys.of(step.keys) for name, step in steps.items()}
-    refs = {name: step.table.index(keys[name]) for name, step in steps.items()}
+    refs = {name: step.table.index(keys[name], partial(on_corrupt, name)) for name, step in steps.items()}
     first, *others = steps
     there = Refs(keys[first].ids)
     for one in refs.values():

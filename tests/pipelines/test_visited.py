@@ -108,6 +108,16 @@ def test_clips_that_one_table_has_are_not_visited(command, clips, monkeypatch):
     assert rows(made).keys() == {"audio", "faces"}
 
 
+def test_a_damaged_part_that_a_visit_comes_upon_is_named_and_made_again(command, tmp_path):
+    made, _, _ = command()
+    table = made["faces"].table
+    table.store.write(min(table.parts()), b"no longer one")
+    command()
+    told = [event for event in Journal(Store(str(tmp_path / "run"))).events() if event["event"] == "corrupt_part"]
+    assert [event["step"] for event in told] == ["faces"]
+    assert "truncated or altered" in told[0]["detail"]
+
+
 def test_what_a_visit_cannot_make_is_left_to_the_steps(command, monkeypatch):
     def fall_over(self, prepared):
         raise RuntimeError("both fell over")
