@@ -116,3 +116,18 @@ class DoubleStage(Stage):
             doubled = 2 * row["length"]["letters"] if there else None
             rows.append({"clip_id": row["clip_id"], "present": there, "doubled": doubled})
         return self.rows_to_table(rows)
+
+
+class TranscriptStage(LengthStage):
+    """The same, under the name of a table that a run has."""
+
+    name = "transcript"
+
+
+class DoubleTranscriptStage(DoubleStage):
+    """Twice the number of ``TranscriptStage``."""
+
+    reads = ("transcript",)
+
+    def process(self, batch: pa.Table) -> pa.Table:
+        return super().process(batch.rename_columns(["clip_id", "length"]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import in_process
 import pytest
-from made_stages import DoubleStage, LengthStage
+from made_stages import DoubleTranscriptStage, TranscriptStage
 from rich.console import Console
 
 from mer_ray.config import ExtractConfig
@@ -18,23 +18,13 @@ from mer_ray.types import Clip, Split
 CLIPS = [Clip(name, Split.TRAIN, text="x" * count) for count, name in enumerate("abcdefgh", start=1)]
 
 
-class First(LengthStage):
-    name = "transcript"
-
-
-class Second(DoubleStage):
-    name = "double"
-    reads = ("transcript",)
-
-    def process(self, batch):
-        return super().process(batch.rename_columns(["clip_id", "length"]))
-
-
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """Reads the doubled lengths, with the tables that this needs; gives them and the events."""
     in_process.without_ray(monkeypatch)
-    monkeypatch.setattr(planning, "_stages", lambda settings, noise: [First(tmp_path), Second()][: stages[0]])
+    monkeypatch.setattr(
+        planning, "_stages", lambda settings, noise: [TranscriptStage(tmp_path), DoubleTranscriptStage()][: stages[0]]
+    )
     (tmp_path / "run").mkdir()
     stages = [2]
 

@@ -1,11 +1,10 @@
 """``tables.retry_errors``: rows in error are made anew, and what reads them, and no others."""
 
-import sys
 from dataclasses import replace
 
 import made_stages
 import pytest
-from made_stages import DoubleStage, LengthStage
+from made_stages import DoubleTranscriptStage, TranscriptStage
 from ray import cloudpickle
 from rich.console import Console
 
@@ -15,27 +14,14 @@ from mer_ray.pipelines import features, planning
 from mer_ray.runtime.journal import Journal
 from mer_ray.types import Clip, Split
 
-for module in (made_stages, sys.modules[__name__]):
-    cloudpickle.register_pickle_by_value(module)
+cloudpickle.register_pickle_by_value(made_stages)
 TEXTS = {"a": "x", "b": "bad once", "c": "bad", "d": "raise", "e": "xx"}
-
-
-class First(LengthStage):
-    name = "transcript"
-
-
-class Second(DoubleStage):
-    name = "double"
-    reads = ("transcript",)
-
-    def process(self, batch):
-        return super().process(batch.rename_columns(["clip_id", "length"]))
 
 
 @pytest.fixture
 def command(ray_cluster, tmp_path, monkeypatch):
     """Extracts as a command with these reasons to retry would; gives the tables, and how many rows each had made."""
-    stages = [First(tmp_path), Second()]
+    stages = [TranscriptStage(tmp_path), DoubleTranscriptStage()]
     monkeypatch.setattr(planning, "_stages", lambda settings, noise: stages)
     clips = [Clip(name, Split.TRAIN, text=text) for name, text in TEXTS.items()]
     tables = Store(str(tmp_path / "tables"))
